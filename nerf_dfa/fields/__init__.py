@@ -1,0 +1,6 @@
+"""What a scene is: position and direction to density and colour."""
+
+from nerf_dfa.fields.field import DensityActivation, Field
+from nerf_dfa.fields.mlp import MLPField
+
+__all__ = ["DensityActivation", "Field", "MLPField"]

@@ -1,0 +1,54 @@
+"""What a field is: a map from position and direction to density and colour."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+DensityActivation = Literal["softplus", "relu"]
+
+# With softplus(raw - 2) a new field is a thin fog (density 0.13 where raw = 0) that every ray passes and learns
+# from; with ReLU about one run in three starts with zero density everywhere, and stays there.
+SOFTPLUS_SHIFT = 2.0
+
+
+def density(raw: Float[Tensor, "*batch"], activation: DensityActivation) -> Float[Tensor, "*batch"]:
+    """Volume density (1 / scene unit, not negative) from the field's raw output."""
+    if activation == "softplus":
+        return F.softplus(raw - SOFTPLUS_SHIFT)
+    return F.relu(raw)
+
+
+class Field(nn.Module):
+    """Base of all fields. A subclass gives `raw`; this class turns raw outputs into density and colour."""
+
+    def __init__(self, density_activation: DensityActivation = "softplus") -> None:
+        super().__init__()
+        self.density_activation: DensityActivation = density_activation
+
+    def raw(
+        self, positions: Float[Tensor, "*batch 3"], directions: Float[Tensor, "*#batch 3"]
+    ) -> Float[Tensor, "*batch 4"]:
+        """Red, green, blue and density before their activations, in float32.
+
+        positions: in the world (or in normalised device coordinates); directions: unit vectors that broadcast
+        against the positions, so that one direction can serve all samples of its ray.
+        """
+        raise NotImplementedError
+
+    def activate(
+        self, raw: Float[Tensor, "*batch 4"], noise: Float[Tensor, "*batch"] | None = None
+    ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch 3"]]:
+        """Density and colour in [0, 1] of raw outputs; `noise` is added to the raw density (NeRF, appendix A)."""
+        sigma = raw[..., 3] if noise is None else raw[..., 3] + noise
+        return density(sigma, self.density_activation), torch.sigmoid(raw[..., :3])
+
+    def forward(
+        self, positions: Float[Tensor, "*batch 3"], directions: Float[Tensor, "*#batch 3"]
+    ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch 3"]]:
+        """Density (1 / scene unit) and colour in [0, 1] at the positions, seen along the directions."""
+        return self.activate(self.raw(positions, directions))

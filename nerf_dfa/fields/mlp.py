@@ -1,0 +1,89 @@
+"""The network of the NeRF paper, 10 layers deep from position to colour."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nerf_dfa.fields.encodings import encoded_width, positional_encoding
+from nerf_dfa.fields.field import DensityActivation, Field
+from nerf_dfa.learning import make_rule
+
+SKIP_AFTER = 4  # the encoded position is read again by the layer after this one (counted from 0)
+
+
+class MLPField(Field):
+    """NeRF's MLP (figure 7 of the paper), with parameter names as in nerf-pytorch.
+
+        encoded position -> `depth` layers of `width`, ReLU, the position again after the fifth
+                         -> density (alpha_linear)
+                         -> feature layer, no activation (feature_linear)
+        feature, encoded direction -> one layer of width // 2, ReLU (views_linears) -> colour (rgb_linear)
+
+    Feedback points: after every ReLU and after the feature layer. The heads have their exact gradient.
+    Without view directions one linear layer (output_linear) reads colour and density off the last hidden layer.
+    """
+
+    def __init__(
+        self,
+        depth: int = 8,
+        width: int = 256,
+        position_frequencies: int = 10,
+        direction_frequencies: int = 4,
+        use_viewdirs: bool = True,
+        learning_rule: str = "bp",
+        density_activation: DensityActivation = "softplus",
+    ) -> None:
+        super().__init__(density_activation)
+        self.position_frequencies = position_frequencies
+        self.direction_frequencies = direction_frequencies
+        self.use_viewdirs = use_viewdirs
+        self.width = width
+        encoded = encoded_width(3, position_frequencies)
+        self.skips = frozenset({SKIP_AFTER} if depth > SKIP_AFTER + 1 else ())
+        inputs = [encoded] + [width + encoded if i in self.skips else width for i in range(depth - 1)]
+        self.pts_linears = nn.ModuleList(nn.Linear(n, width) for n in inputs)
+        hidden = [width] * depth
+        if use_viewdirs:
+            half = width // 2
+            self.views_linears = nn.ModuleList(
+                [nn.Linear(width + encoded_width(3, direction_frequencies), half)]
+            )
+            self.feature_linear = nn.Linear(width, width)
+            self.alpha_linear = nn.Linear(width, 1)
+            self.rgb_linear = nn.Linear(half, 3)
+            hidden += [width, half]
+        else:
+            self.output_linear = nn.Linear(width, 4)
+        self.rule = make_rule(learning_rule, error_width=4, hidden_widths=hidden)
+
+    def raw(
+        self, positions: Float[Tensor, "*batch 3"], directions: Float[Tensor, "*#batch 3"]
+    ) -> Float[Tensor, "*batch 4"]:
+        tape = self.rule.tape()
+        encoded = positional_encoding(positions, self.position_frequencies)
+        x = encoded
+        for i, layer in enumerate(self.pts_linears):
+            x = tape.hidden(F.relu(layer(x)))
+            if i in self.skips:
+                x = torch.cat([encoded.to(x.dtype), x], dim=-1)
+        if not self.use_viewdirs:
+            return tape.output(self.output_linear(x)).float()
+        sigma = self.alpha_linear(x)
+        feature = tape.hidden(self.feature_linear(x))
+        x = tape.hidden(F.relu(self._views(feature, directions)))
+        return tape.output(torch.cat([self.rgb_linear(x), sigma], dim=-1)).float()
+
+    def _views(
+        self, feature: Float[Tensor, "*batch width"], directions: Float[Tensor, "*#batch 3"]
+    ) -> Float[Tensor, "*batch half"]:
+        """views_linears[0] of [feature, encoded direction].
+
+        The product is split in two so that a direction shared by all samples of a ray is multiplied once.
+        """
+        layer = self.views_linears[0]
+        encoded = positional_encoding(directions, self.direction_frequencies)
+        of_feature = F.linear(feature, layer.weight[:, : self.width])
+        return of_feature + F.linear(encoded, layer.weight[:, self.width :], layer.bias)

@@ -1,0 +1,243 @@
+"""Every flag of train.py, in one table: name, type, default, help, and the modes that read it.
+
+Names and meanings are nerf-pytorch's where it has the flag. A config file holds `key = value` lines with the
+same keys; the command line wins over it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+import configargparse
+
+from nerf_dfa.errors import UserError
+from nerf_dfa.learning import RULES
+from nerf_dfa.scenes.load import FORMATS
+
+Condition = tuple[Callable[["Options"], bool], str]
+
+FINE: Condition = (lambda o: o.N_importance > 0, "N_importance = 0 trains no fine network")
+ENCODED: Condition = (lambda o: o.i_embed == 0, "i_embed = -1 switches the positional encoding off")
+VIEWDIRS: Condition = (lambda o: o.use_viewdirs, "use_viewdirs is not set")
+PRECROP: Condition = (lambda o: o.precrop_iters > 0, "precrop_iters is 0")
+RENDER_ONLY: Condition = (lambda o: o.render_only, "render_only is not set")
+MOVING: Condition = (lambda o: o.path != "test", "--path test takes the test views' own poses")
+
+
+def option(default: Any, text: str, *, choices: list[str] | None = None, when: Condition | None = None) -> Any:
+    """A field of Options. when: the mode that reads it; given outside that mode it is an error."""
+    return field(default=default, metadata={"help": text, "choices": choices, "when": when})
+
+
+@dataclass
+class Options:
+    """Settings of a run. A value of None means: not set, the program finds one."""
+
+    # where things are
+    expname: str | None = option(None, "name of the run (default: the config file's name and the learning rule)")
+    basedir: str = option("renders", "folder that holds the run folders")
+    datadir: str = option("scenes/demo", "folder of the scene")
+    # the scene
+    dataset_type: str = option(
+        "auto", "format of the scene; auto looks at the files, demo makes them", choices=["auto", "demo", *FORMATS]
+    )
+    testskip: int = option(1, "load every Nth validation and test view")
+    white_bkgd: bool = option(False, "composite transparent images over white, not black")
+    half_res: bool = option(False, "load images at half their resolution")
+    image_size: int | None = option(None, "load images at this width in pixels")
+    factor: int = option(8, "downsampling factor of the images")
+    llffhold: int = option(8, "every Nth view is a test view")
+    no_ndc: bool = option(False, "keep rays in the world (scenes that are not forward-facing)")
+    spherify: bool = option(False, "cameras stand around the scene")
+    near: float | None = option(None, "nearest depth of the scene (default: the format's)")
+    far: float | None = option(None, "farthest depth of the scene (default: the format's)")
+    # the learning rule and the network
+    learning_rule: str = option("dfa", "how the network learns", choices=list(RULES))
+    netdepth: int = option(8, "layers before the density")
+    netwidth: int = option(256, "width of these layers")
+    netdepth_fine: int = option(8, "the same for the fine network", when=FINE)
+    netwidth_fine: int = option(256, "the same for the fine network", when=FINE)
+    use_viewdirs: bool = option(False, "colour depends on the viewing direction")
+    i_embed: int = option(0, "0: positional encoding; -1: none")
+    multires: int = option(10, "frequencies of the encoded position", when=ENCODED)
+    multires_views: int = option(
+        4,
+        "frequencies of the encoded direction",
+        when=(lambda o: o.i_embed == 0 and o.use_viewdirs, "it needs use_viewdirs and i_embed = 0"),
+    )
+    density_activation: str = option(
+        "softplus", "raw density to density: softplus(x - 2), or the paper's relu", choices=["softplus", "relu"]
+    )
+    # sampling
+    N_samples: int = option(64, "coarse samples of a ray")
+    N_importance: int = option(0, "additional samples of the fine network; 0: coarse network alone")
+    perturb: float = option(1.0, "1: random sample positions while training; 0: fixed ones")
+    lindisp: bool = option(False, "coarse samples equally spaced in disparity, not in depth")
+    raw_noise_std: float = option(0.0, "standard deviation of the noise on the raw density while training")
+    # training
+    N_iters: int = option(200_000, "training steps")
+    N_rand: int = option(32 * 32 * 4, "rays of a training step")
+    no_batching: bool = option(False, "take the rays of a step from one image")
+    precrop_iters: int = option(0, "steps at the start that see only the middle of the images")
+    precrop_frac: float = option(0.5, "fraction of the image that is this middle", when=PRECROP)
+    lrate: float = option(5e-4, "learning rate of Adam")
+    lrate_decay: int = option(250, "the learning rate falls tenfold in this many thousand steps; 0: it is constant")
+    seed: int = option(0, "seed of weights, feedback and training rays")
+    device: str = option("auto", "where to compute", choices=["auto", "cpu", "cuda"])
+    precision: str = option("fp32", "bf16: matrix products in bfloat16 (autocast)", choices=["fp32", "bf16"])
+    no_reload: bool = option(False, "start anew even where the run folder has a checkpoint")
+    ft_path: str | None = option(None, "checkpoint to start from, where the run folder has none")
+    # rendering
+    chunk: int = option(4096, "rays rendered at once; halved when memory runs out")
+    netchunk: int = option(0, "points sent through a network at once; 0: what suits the device")
+    dual: str = option(
+        "none",
+        "NeRF-Dual, inference only: average both networks' pixels, or their raw outputs",
+        choices=["none", "pixels", "raw"],
+        when=FINE,
+    )
+    render_only: bool = option(False, "render from the run's last checkpoint; do not train")
+    render_test: bool = option(False, "with render_only: the test views, not a camera path", when=RENDER_ONLY)
+    render_factor: int = option(1, "divide the resolution of videos by this")
+    path: str = option("auto", "camera path of videos", choices=["auto", "circle", "spiral", "test"])
+    frames: int = option(40, "frames of a video", when=MOVING)
+    fps: int = option(20, "frames per second of a video")
+    # logs, each in steps; 0: never
+    i_print: int = option(100, "interval of the numbers in TensorBoard")
+    i_img: int = option(500, "interval of a small validation image and its PSNR in TensorBoard")
+    i_weights: int = option(10_000, "interval of checkpoints")
+    i_testset: int = option(50_000, "interval of rendering all test views")
+    i_video: int = option(50_000, "interval of rendering the video")
+
+
+class Parser(configargparse.ArgumentParser):
+    """A parser whose errors are one line and raise UserError."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(" ".join(message.split()))
+
+
+class ConfigFile(configargparse.DefaultConfigFileParser):
+    """nerf-pytorch's `key = value` files; a line that is not one is reported by name and number."""
+
+    def parse(self, stream):
+        try:
+            return super().parse(stream)
+        except configargparse.ConfigFileParserException as error:
+            name = getattr(stream, "name", "config")
+            raise UserError(f"{name}: not a 'key = value' line: {error}".splitlines()[0]) from None
+
+
+def _type_of(annotation: Any) -> type:
+    """int of `int | None`."""
+    if isinstance(annotation, types.UnionType):
+        return next(a for a in typing.get_args(annotation) if a is not type(None))
+    return annotation
+
+
+def make_parser(prog: str = "train.py") -> Parser:
+    """The command line. Options that are not given are absent from its result."""
+    parser = Parser(
+        prog=prog,
+        description="Train a neural radiance field by a learning rule of your choice, then render it.",
+        argument_default=argparse.SUPPRESS,
+        config_file_parser_class=ConfigFile,
+        allow_abbrev=False,
+        add_config_file_help=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--config", is_config_file=True, default=None, help="file of 'key = value' lines")
+    annotations = typing.get_type_hints(Options)
+    for f in fields(Options):
+        kind = _type_of(annotations[f.name])
+        text = f.metadata["help"] + ("" if f.default is None or kind is bool else f" [{f.default}]")
+        if kind is bool:
+            parser.add_argument(f"--{f.name}", action="store_true", default=argparse.SUPPRESS, help=text)
+        else:
+            parser.add_argument(
+                f"--{f.name}", type=kind, choices=f.metadata["choices"], default=argparse.SUPPRESS, help=text
+            )
+    return parser
+
+
+def parse(argv: list[str], default_config: Path | None = None) -> tuple[Options, set[str], Path | None]:
+    """Options, the names of those that the user gave, and the config file.
+
+    default_config is read where the command line names neither a config file nor a scene.
+    Raises UserError: unknown flag or key, wrong type, missing file.
+    """
+    parser = make_parser()
+    if default_config is not None and not any(a.split("=")[0] in ("--config", "--datadir") for a in argv):
+        argv = ["--config", str(default_config), *argv]
+    given = vars(parser.parse_args(argv))
+    config = given.pop("config", None)
+    options = Options(**given)
+    if options.expname is None:
+        stem = Path(config).stem if config else Path(options.datadir).name
+        options.expname = f"{stem}_{options.learning_rule}"
+    check(options)
+    return options, set(given), Path(config) if config else None
+
+
+def check(options: Options) -> None:
+    """UserError for a value outside its range."""
+    positive = (
+        "testskip image_size netdepth netwidth netdepth_fine netwidth_fine N_samples N_rand N_iters lrate chunk "
+        "render_factor frames fps"
+    ).split()
+    natural = "N_importance raw_noise_std precrop_iters lrate_decay netchunk multires multires_views i_print i_img "
+    natural += "i_weights i_testset i_video"
+    for name in positive:
+        value = getattr(options, name)
+        if value is not None and value <= 0:
+            raise UserError(f"--{name} {value}: it has to be greater than 0")
+    for name in natural.split():
+        if getattr(options, name) < 0:
+            raise UserError(f"--{name} {getattr(options, name)}: it cannot be negative")
+    if options.i_embed not in (0, -1):
+        raise UserError(f"--i_embed {options.i_embed}: 0 is the positional encoding, -1 none")
+    if options.perturb not in (0, 1):
+        raise UserError(f"--perturb {options.perturb}: it is 0 or 1")
+    if not 0 < options.precrop_frac <= 1:
+        raise UserError(f"--precrop_frac {options.precrop_frac}: a fraction of the image, above 0 and at most 1")
+    if options.near is not None and options.far is not None and options.near >= options.far:
+        raise UserError(f"--near {options.near} --far {options.far}: near has to be less than far")
+    if options.N_samples < 3 and options.N_importance > 0:
+        raise UserError(f"--N_samples {options.N_samples}: a fine network needs at least 3 coarse samples")
+
+
+def scene_flags(dataset_type: str) -> set[str]:
+    """Names of the options that the loader of this format reads."""
+    flags = {"no_ndc" if name == "ndc" else name for name in FORMATS[dataset_type].options}
+    return flags & {f.name for f in fields(Options)}
+
+
+def unread(options: Options, dataset_type: str) -> dict[str, str]:
+    """Options that this run would not read, and why. dataset_type: the format found, never auto."""
+    of_any = set().union(*map(scene_flags, FORMATS))
+    reasons = {name: f"{dataset_type} scenes do not read it" for name in of_any - scene_flags(dataset_type)}
+    for f in fields(Options):
+        when = f.metadata["when"]
+        if when is not None and not when[0](options):
+            reasons[f.name] = when[1]
+    return reasons
+
+
+def check_read(options: Options, given: set[str], dataset_type: str) -> None:
+    """UserError if the user gave an option that this run would not read."""
+    for name, reason in unread(options, dataset_type).items():
+        if name in given:
+            raise UserError(f"--{name} has no effect here: {reason}; leave it out")
+
+
+def to_text(options: Options, dataset_type: str) -> str:
+    """The options that a run reads, as a config file (args.txt)."""
+    skip = unread(options, dataset_type)
+    values = {f.name: getattr(options, f.name) for f in fields(Options) if f.name not in skip}
+    return "".join(f"{name} = {value}\n" for name, value in sorted(values.items()) if value is not None)

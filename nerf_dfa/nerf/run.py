@@ -1,0 +1,132 @@
+"""The run folder: what is in it, whether a run may go on there, and reading it back."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from nerf_dfa.errors import UserError
+from nerf_dfa.nerf.model import build_model, codec
+from nerf_dfa.nerf.options import Options, make_parser, scene_flags, to_text
+from nerf_dfa.rendering import RadianceModel
+from nerf_dfa.scenes import Scene, load_scene
+from nerf_dfa.scenes.load import recognise
+from nerf_dfa.scenes.procedural import write_demo
+from nerf_dfa.training.checkpoints import entry, list_checkpoints, load_checkpoint
+from nerf_dfa.training.files import write_text
+
+# Options that may change when a run goes on: they say how long it trains and what it writes, not what it learns.
+MAY_CHANGE = frozenset(
+    "expname basedir datadir testskip N_iters device no_reload ft_path chunk netchunk dual render_only render_test "
+    "render_factor path frames fps i_print i_img i_weights i_testset i_video".split()
+)
+
+
+def run_folder(options: Options) -> Path:
+    return Path(options.basedir) / str(options.expname)
+
+
+def read_args(folder: Path) -> Options:
+    """The options in a run folder's args.txt."""
+    path = folder / "args.txt"
+    if not folder.is_dir():
+        raise UserError(f"no run folder {folder}")
+    if not path.is_file():
+        raise UserError(f"{folder} is no run folder: it has no args.txt")
+    given = vars(make_parser().parse_args(["--config", str(path)]))
+    given.pop("config", None)
+    return Options(**given)
+
+
+def check_continues(folder: Path, options: Options) -> None:
+    """UserError if the folder holds a run with other settings than these."""
+    if not list_checkpoints(folder) or not (folder / "args.txt").is_file():
+        return
+    before = read_args(folder)
+    for name, value in vars(options).items():
+        old = getattr(before, name)
+        if name not in MAY_CHANGE and old != value:
+            raise UserError(
+                f"{folder} holds a run with {name} = {old}, and this one has {name} = {value}; "
+                f"choose another --expname, or --no_reload to start anew"
+            )
+
+
+def put_aside(folder: Path) -> Path | None:
+    """Moves what an earlier run left in the folder to `replaced_001`, ... inside it; None if there was nothing."""
+    left = [p for p in folder.iterdir() if not p.name.startswith("replaced_")] if folder.is_dir() else []
+    if not left:
+        return None
+    number = 1 + len(list(folder.glob("replaced_*")))
+    target = folder / f"replaced_{number:03d}"
+    target.mkdir()
+    for path in left:
+        shutil.move(path, target / path.name)
+    return target
+
+
+def write_args(folder: Path, options: Options, dataset_type: str, config: Path | None) -> None:
+    """Makes the folder, with args.txt and, where a config file was read, its copy config.txt."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "args.txt", to_text(options, dataset_type))
+        if config is not None:
+            write_text(folder / "config.txt", config.read_text())
+    except OSError as error:
+        raise UserError(f"cannot write the run folder {folder}: {error.strerror}") from error
+
+
+def scene_format(options: Options) -> str:
+    """Name of the scene's format, never "auto" or "demo"; writes the demo scene where it is wanted and missing."""
+    if options.dataset_type == "demo":
+        root = Path(options.datadir)
+        root.parent.mkdir(parents=True, exist_ok=True)
+        write_demo(root)
+        return "blender"
+    if options.dataset_type != "auto":
+        return options.dataset_type
+    root = Path(options.datadir).expanduser()
+    if not root.is_dir():
+        raise UserError(f"--datadir {options.datadir}: no such folder")
+    return recognise(root)
+
+
+def load_run_scene(options: Options, dataset_type: str) -> Scene:
+    """The scene that the options name, with those options that its format reads."""
+    values = {name: getattr(options, name) for name in scene_flags(dataset_type)}
+    if "no_ndc" in values:
+        values["ndc"] = not values.pop("no_ndc")
+    return load_scene(options.datadir, dataset_type, **values)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained run, read back: its options, model and the step of the checkpoint."""
+
+    folder: Path
+    options: Options
+    model: RadianceModel
+    step: int
+    seconds: float
+
+
+def load_run(folder: Path, device: torch.device, step: int | None = None) -> Trained:
+    """The run's last checkpoint, or that of a step, on the device."""
+    options = read_args(folder)
+    checkpoints = list_checkpoints(folder)
+    if not checkpoints:
+        raise UserError(f"{folder} has no checkpoint yet")
+    path = checkpoints[-1]
+    if step is not None:
+        path = next((p for p in checkpoints if int(p.stem) == step), None)
+        if path is None:
+            have = ", ".join(str(int(p.stem)) for p in checkpoints)
+            raise UserError(f"{folder} has no checkpoint of step {step}; it has {have}")
+    contents = load_checkpoint(path)
+    model = build_model(options)
+    codec(model).load(contents, path)
+    seconds = float(contents.get("seconds", 0.0))
+    return Trained(folder, options, model.to(device), int(entry(contents, "global_step", path)), seconds)

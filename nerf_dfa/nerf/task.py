@@ -1,0 +1,112 @@
+"""Learning a radiance field from photographs, as a Task of the shared trainer."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nerf_dfa.rendering import RadianceModel, Rays, RenderSettings, camera_rays, render_rays
+from nerf_dfa.scenes.scene import Scene, over_background
+
+VALIDATION_PIXELS = 4096
+
+
+def psnr(mse: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """Peak signal-to-noise ratio in dB of colours in [0, 1], left on the device."""
+    return -10 * mse.log10()
+
+
+class RayBatch(NamedTuple):
+    """Rays and the colours in [0, 1] that they should have."""
+
+    rays: Rays
+    colours: Float[Tensor, "rays 3"]
+
+
+class NerfTask:
+    """Batches of random pixels' rays, and the loss of the NeRF paper.
+
+    Images stay 8-bit; only the pixels of a batch become rays. Pixels are drawn with replacement.
+    """
+
+    def __init__(
+        self,
+        scene: Scene,
+        training: RenderSettings,
+        inference: RenderSettings,
+        rays_per_step: int,
+        device: torch.device,
+        one_image: bool = False,
+        precrop_steps: int = 0,
+        precrop_fraction: float = 0.5,
+    ) -> None:
+        images, cameras, _ = scene.views("train")
+        self.images, self.cameras = images.to(device), cameras.to(device)
+        self.scene = scene
+        self.training, self.inference = training, inference
+        self.rays_per_step = rays_per_step
+        self.one_image = one_image
+        self.precrop_steps, self.precrop_fraction = precrop_steps, precrop_fraction
+        self._validation = self._validation_batch(device) if scene.split.get("val") else None
+
+    def batch(self, step: int, generator: torch.Generator) -> RayBatch:
+        """Random pixels of random images, or of one; of the images' middle in the first precrop steps."""
+        fraction = self.precrop_fraction if step <= self.precrop_steps else 1.0
+        n, device = self.rays_per_step, self.images.device
+        views, height, width = self.images.shape[:3]
+
+        def draw(low: int, high: int, count: int) -> Tensor:
+            return torch.randint(low, high, (count,), generator=generator, device=device)
+
+        view = draw(0, views, 1).expand(n) if self.one_image else draw(0, views, n)
+        row, column = draw(*_middle(height, fraction), n), draw(*_middle(width, fraction), n)
+        return self._pixels(view, row, column)
+
+    def _pixels(self, view: Tensor, row: Tensor, column: Tensor) -> RayBatch:
+        rays = camera_rays(self.cameras, view, row, column, self.scene.near, self.scene.far, self.scene.ndc)
+        colours = over_background(self.images[view, row, column], white=self.training.background == 1)
+        return RayBatch(rays, colours)
+
+    def loss(
+        self, model: RadianceModel, batch: RayBatch, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Squared error of the coarse plus that of the fine pixels (equation 6); shown: the best one's PSNR."""
+        rendered = render_rays(model, batch.rays, self.training, generator)
+        coarse = (rendered.coarse.rgb - batch.colours).square().mean()
+        if rendered.fine is None:
+            return coarse, {"psnr": psnr(coarse.detach())}
+        fine = (rendered.fine.rgb - batch.colours).square().mean()
+        shown = {"psnr": psnr(fine.detach()), "psnr_coarse": psnr(coarse.detach())}
+        return coarse + fine, shown
+
+    @torch.no_grad()
+    def evaluate(self, model: RadianceModel) -> dict[str, float]:
+        """PSNR over a fixed random set of pixels of the validation views; nothing without such views."""
+        if self._validation is None:
+            return {}
+        model.eval()
+        error, (rays, colours) = 0.0, self._validation
+        for i in range(0, colours.shape[0], 1024):
+            part = rays.map(lambda x, i=i: x[i : i + 1024])
+            rgb = render_rays(model, part, self.inference).best.rgb
+            error += float((rgb - colours[i : i + 1024]).square().sum())
+        return {"val_psnr": float(psnr(torch.tensor(error / colours.numel())))}
+
+    def _validation_batch(self, device: torch.device) -> RayBatch:
+        images, cameras, _ = self.scene.views("val")
+        generator = torch.Generator().manual_seed(0)
+        size = (VALIDATION_PIXELS,)
+        index = [torch.randint(0, n, size, generator=generator) for n in images.shape[:3]]
+        view, row, column = index
+        rays = camera_rays(cameras, view, row, column, self.scene.near, self.scene.far, self.scene.ndc)
+        colours = over_background(images[view, row, column], white=self.training.background == 1)
+        return RayBatch(rays.map(lambda x: x.to(device)), colours.to(device))
+
+
+def _middle(size: int, fraction: float) -> tuple[int, int]:
+    """First pixel, and the one after the last, of the middle `fraction` of `size` pixels."""
+    half = max(1, int(size // 2 * fraction))
+    return (0, size) if fraction == 1 else (size // 2 - half, size // 2 + half)

@@ -1,0 +1,251 @@
+"""The program train.py: a scene in, a trained field, its views, video and report out."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from nerf_dfa.errors import UserError
+from nerf_dfa.evaluation.metrics import to_uint8
+from nerf_dfa.nerf.model import build_model, codec, inference_settings, training_settings
+from nerf_dfa.nerf.options import Options, check_read, parse
+from nerf_dfa.nerf.outputs import Studio, make_studio, render_test_set, render_video, write_report
+from nerf_dfa.nerf.run import (
+    check_continues,
+    load_run_scene,
+    put_aside,
+    run_folder,
+    scene_format,
+    write_args,
+)
+from nerf_dfa.nerf.task import NerfTask
+from nerf_dfa.scenes import Scene, default_path, make_path
+from nerf_dfa.training.checkpoints import list_checkpoints
+from nerf_dfa.training.devices import choose_device
+from nerf_dfa.training.schedules import exponential
+from nerf_dfa.training.trainer import Progress, Trainer
+
+PREVIEW_WIDTH = 100  # of the validation image in TensorBoard, in pixels
+INTERRUPTED = 130  # exit status of a program that Ctrl-C ended
+
+
+def main(argv: list[str] | None = None, default_config: Path | None = None) -> int:
+    """Runs the program; returns its exit status: 0, 2 for a user's mistake (one line), 130 when interrupted."""
+    try:
+        return run(sys.argv[1:] if argv is None else argv, default_config)
+    except UserError as error:
+        print(f"train.py: error: {error}", file=sys.stderr)
+        return 2
+
+
+def run(argv: list[str], default_config: Path | None) -> int:
+    start = time.perf_counter()
+    options, given, config = parse(argv, default_config)
+    device = choose_device(options.device)
+    folder = run_folder(options)
+    dataset_type = scene_format(options)
+    check_read(options, given, dataset_type)
+    if not options.no_reload or options.render_only:
+        check_continues(folder, options)
+    scene = load_run_scene(options, dataset_type)
+    _check_split(options, scene)
+    trainer = make_trainer(options, scene, device)
+    _continue(trainer, options, folder)
+    say = tqdm.write
+    studio = make_studio(trainer.model, scene, inference_settings(options, device), options, say)
+    if options.render_only:
+        split = "test" if options.render_test else None
+        return _render_only(trainer, studio, options, folder, dataset_type, split)
+
+    write_args(folder, options, dataset_type, config)
+    say(_headline(options, scene, trainer, device))
+    completed = train(trainer, studio, options, folder, dataset_type)
+    path = trainer.save(folder)
+    if not completed:
+        say(f"stopped at step {trainer.finished}, saved as {path}; the same command goes on from there")
+        return INTERRUPTED
+    results = {"checkpoint": path, **finish(trainer, studio, options, folder, dataset_type)}
+    for name, value in results.items():
+        say(f"{name:>12}  {value}")
+    say(f"{'all in':>12}  {time.perf_counter() - start:.0f} s")
+    return 0
+
+
+def make_trainer(options: Options, scene: Scene, device: torch.device) -> Trainer:
+    """Model, task and optimiser of the options, before the first step."""
+    torch.manual_seed(options.seed)
+    model = build_model(options).to(device)
+    task = NerfTask(
+        scene,
+        training_settings(options, device),
+        inference_settings(options, device),
+        options.N_rand,
+        device,
+        options.no_batching,
+        options.precrop_iters,
+        options.precrop_frac,
+    )
+    # fused: one kernel for all parameters. eps 1e-8 is Adam's own; gradients of a NeRF are often that small.
+    optimizer = torch.optim.Adam(model.parameters(), lr=options.lrate, betas=(0.9, 0.999), fused=True)
+    return Trainer(
+        model,
+        task,
+        optimizer,
+        exponential(options.lrate, options.lrate_decay * 1000),
+        torch.Generator(device).manual_seed(options.seed),
+        options.precision,
+        codec(model),
+    )
+
+
+def train(trainer: Trainer, studio: Studio, options: Options, folder: Path, dataset_type: str) -> bool:
+    """The training loop with its bar, logs, checkpoints and renders; False if it was interrupted."""
+    if trainer.finished >= options.N_iters:
+        return True
+    from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+
+    with (
+        SummaryWriter(str(folder), purge_step=trainer.finished + 1) as writer,
+        tqdm(total=options.N_iters, initial=trainer.finished, unit="step", dynamic_ncols=True) as bar,
+    ):
+        first, begin = trainer.finished, time.perf_counter()
+
+        def show(progress: Progress) -> None:
+            rate = (progress.step - first) * options.N_rand / (time.perf_counter() - begin)
+            bar.set_postfix_str(f"PSNR {float(progress.scalars['psnr']):.2f} dB, {rate:,.0f} rays/s", refresh=False)
+            bar.update(progress.step - bar.n)
+
+        def log(progress: Progress) -> None:
+            for name, value in progress.numbers().items():
+                writer.add_scalar(name, value, progress.step)
+            writer.add_scalar("learning_rate", trainer.schedule(progress.step), progress.step)
+            writer.add_scalar("rays_per_second", progress.step * options.N_rand / progress.seconds, progress.step)
+
+        def preview(progress: Progress) -> None:
+            for name, value in trainer.task.evaluate(trainer.model).items():
+                writer.add_scalar(name, value, progress.step)
+            writer.add_image("view", _preview(studio), progress.step, dataformats="HWC")
+
+        trainer.every(10, show)
+        trainer.every(options.i_print, log)
+        trainer.every(options.i_img, preview)
+        trainer.every(options.i_weights, lambda _: trainer.save(folder))
+        trainer.every(options.i_testset, lambda _: _test_set(trainer, studio, options, folder, dataset_type))
+        trainer.every(options.i_video, lambda _: _video(trainer, studio, options, folder))
+        completed = trainer.run(options.N_iters)
+        bar.update(trainer.finished - bar.n)
+    return completed
+
+
+def finish(
+    trainer: Trainer, studio: Studio, options: Options, folder: Path, dataset_type: str
+) -> dict[str, str | Path]:
+    """Test views, report and video of the trained field; what was made and where, in words."""
+    made: dict[str, str | Path] = {}
+    if studio.scene.split.get("test"):
+        scores = _test_set(trainer, studio, options, folder, dataset_type)
+        made["test views"] = _test_folder(folder, trainer.finished)
+        made["report"] = folder / "metrics.json"
+        made["test PSNR"] = f"{scores['psnr']:.2f} dB over {scores['views']} views, SSIM {_number(scores['ssim'])}"
+        lpips = scores.get("lpips_unavailable")
+        made["LPIPS"] = f"unavailable: {lpips}" if lpips else _number(scores["lpips"])
+    made["video"] = _video(trainer, studio, options, folder)[0]
+    return made
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _test_folder(folder: Path, step: int) -> Path:
+    return folder / f"testset_{step:06d}"
+
+
+def _test_set(trainer: Trainer, studio: Studio, options: Options, folder: Path, dataset_type: str) -> dict:
+    """Renders and scores the test views, and writes metrics.json; nothing for a scene without them."""
+    if not studio.scene.split.get("test"):
+        return {}
+    scores = render_test_set(studio, _test_folder(folder, trainer.finished))
+    write_report(
+        folder / "metrics.json",
+        scores,
+        options,
+        studio.scene,
+        dataset_type,
+        trainer.model,
+        trainer.finished,
+        trainer.seconds,
+    )
+    return scores
+
+
+def _video(trainer: Trainer, studio: Studio, options: Options, folder: Path) -> list[Path]:
+    """The camera path as frames and videos."""
+    scene = studio.scene
+    path = default_path(scene) if options.path == "auto" else options.path
+    cameras = scene.cameras.with_poses(make_path(path, scene, options.frames))
+    factor = options.render_factor
+    cameras = cameras.resized(max(1, cameras.width // factor), max(1, cameras.height // factor))
+    stem = f"{options.expname}_{path}_{trainer.finished:06d}"
+    return render_video(studio, cameras, folder, stem, options.fps, tqdm.write)
+
+
+def _preview(studio: Studio) -> torch.Tensor:
+    """A small rendering of the first validation (else training) view, 8-bit."""
+    scene = studio.scene
+    cameras = scene.cameras[scene.split["val" if scene.split.get("val") else "train"][0]]
+    scale = min(1.0, PREVIEW_WIDTH / cameras.width)
+    cameras = cameras.resized(round(cameras.width * scale), max(1, round(cameras.height * scale)))
+    return to_uint8(studio.image(cameras, 0).rgb)
+
+
+def _continue(trainer: Trainer, options: Options, folder: Path) -> None:
+    """Loads the run's last checkpoint, else ft_path; with no_reload puts aside what the run folder holds."""
+    checkpoints = list_checkpoints(folder)
+    if options.no_reload and not options.render_only:
+        old = put_aside(folder)
+        if old is not None:
+            tqdm.write(f"--no_reload: what {folder} held is now in {old}")
+        checkpoints = []
+    if checkpoints:
+        trainer.load(checkpoints[-1])
+    elif options.ft_path is not None:
+        trainer.load(Path(options.ft_path))
+    elif options.render_only:
+        raise UserError(f"--render_only: {folder} has no checkpoint yet; train first, or give --ft_path")
+
+
+def _render_only(
+    trainer: Trainer, studio: Studio, options: Options, folder: Path, dataset_type: str, split: str | None
+) -> int:
+    folder.mkdir(parents=True, exist_ok=True)
+    if split == "test":
+        scores = _test_set(trainer, studio, options, folder, dataset_type)
+        print(f"{_test_folder(folder, trainer.finished)}: PSNR {scores['psnr']:.2f} dB over {scores['views']} views")
+    else:
+        for path in _video(trainer, studio, options, folder):
+            print(path)
+    return 0
+
+
+def _check_split(options: Options, scene: Scene) -> None:
+    if not scene.split["train"]:
+        raise UserError(f"{options.datadir}: no training view is left")
+    if options.render_test and not scene.split.get("test"):
+        raise UserError(f"--render_test: {options.datadir} has no test views")
+    if scene.near >= scene.far:
+        raise UserError(f"{options.datadir}: near {scene.near} is not less than far {scene.far}; give --near and --far")
+
+
+def _headline(options: Options, scene: Scene, trainer: Trainer, device: torch.device) -> str:
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    views = ", ".join(f"{len(index)} {name}" for name, index in scene.split.items() if index)
+    start = f", from step {trainer.finished}" if trainer.finished else ""
+    return (
+        f"{options.expname}: {scene.name} ({views} views of {scene.cameras.width}x{scene.cameras.height}), "
+        f"learning rule {options.learning_rule}, {parameters:,} parameters, {device}{start}"
+    )

@@ -1,0 +1,25 @@
+"""From rays to pixels."""
+
+from nerf_dfa.rendering.cameras import Cameras
+from nerf_dfa.rendering.rays import Rays, camera_rays, image_rays
+from nerf_dfa.rendering.renderer import (
+    Chunks,
+    RadianceModel,
+    RenderedImage,
+    RenderSettings,
+    render_image,
+    render_rays,
+)
+
+__all__ = [
+    "Cameras",
+    "Chunks",
+    "RadianceModel",
+    "Rays",
+    "RenderSettings",
+    "RenderedImage",
+    "camera_rays",
+    "image_rays",
+    "render_image",
+    "render_rays",
+]

@@ -1,0 +1,91 @@
+"""Rays: from pixels of a camera to lines through the scene."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from nerf_dfa.rendering.cameras import Cameras
+
+
+class Rays(NamedTuple):
+    """Points o + t d for t in [near, far].
+
+    origins, directions: in the world, or in normalised device coordinates. A camera's directions are not of unit
+    length: their component along the camera's axis is 1, so that t is the depth along that axis.
+    viewdirs: unit vectors in the world, what the field's colour depends on.
+    near, far: bounds of t.
+    """
+
+    origins: Float[Tensor, "*batch 3"]
+    directions: Float[Tensor, "*batch 3"]
+    viewdirs: Float[Tensor, "*batch 3"]
+    near: Float[Tensor, "*batch"]
+    far: Float[Tensor, "*batch"]
+
+    def map(self, function) -> Rays:
+        """The function applied to each of the five tensors."""
+        return Rays(*(function(x) for x in self))
+
+
+def camera_rays(
+    cameras: Cameras,
+    view: Int64[Tensor, "*batch"],
+    row: Int64[Tensor, "*batch"],
+    column: Int64[Tensor, "*batch"],
+    near: float,
+    far: float,
+    ndc: bool = False,
+) -> Rays:
+    """Rays through the centres of the pixels (row, column) of the cameras number `view`.
+
+    near, far: depth along the camera's axis, or bounds in [0, 1] of normalised device coordinates if ndc.
+    """
+    fx, fy, cx, cy = cameras.intrinsics[view].unbind(-1)
+    x = (column + 0.5 - cx) / fx
+    y = (row + 0.5 - cy) / fy
+    in_camera = torch.stack([x, -y, -torch.ones_like(x)], dim=-1)
+    pose = cameras.poses[view]
+    directions = (pose[..., :3] * in_camera[..., None, :]).sum(-1)
+    origins = pose[..., 3]
+    viewdirs = torch.nn.functional.normalize(directions, dim=-1)
+    if ndc:
+        origins, directions = to_ndc(origins, directions, fx, fy, cameras.width, cameras.height)
+    return Rays(origins, directions, viewdirs, torch.full_like(x, near), torch.full_like(x, far))
+
+
+def image_rays(cameras: Cameras, view: int, near: float, far: float, ndc: bool = False) -> Rays:
+    """Rays (height, width, ...) of all pixels of one camera."""
+    device = cameras.poses.device
+    row, column = torch.meshgrid(
+        torch.arange(cameras.height, device=device), torch.arange(cameras.width, device=device), indexing="ij"
+    )
+    return camera_rays(cameras, torch.full_like(row, view), row, column, near, far, ndc)
+
+
+def to_ndc(
+    origins: Float[Tensor, "*batch 3"],
+    directions: Float[Tensor, "*batch 3"],
+    fx: Float[Tensor, "*batch"],
+    fy: Float[Tensor, "*batch"],
+    width: int,
+    height: int,
+    near: float = 1.0,
+) -> tuple[Float[Tensor, "*batch 3"], Float[Tensor, "*batch 3"]]:
+    """Origins and directions in normalised device coordinates (NeRF, appendix C), for cameras that look along -z.
+
+    The origin is moved to the plane z = -near first; then t = 0 is that plane and t = 1 infinity.
+    """
+    t = -(near + origins[..., 2]) / directions[..., 2]
+    origins = origins + t[..., None] * directions
+    ox, oy, oz = origins.unbind(-1)
+    dx, dy, dz = directions.unbind(-1)
+    ax, ay = 2 * fx / width, 2 * fy / height
+    ndc_origins = torch.stack([-ax * ox / oz, -ay * oy / oz, 1 + 2 * near / oz], dim=-1)
+    ndc_directions = torch.stack(
+        [-ax * (dx / dz - ox / oz), -ay * (dy / dz - oy / oz), -2 * near / oz], dim=-1
+    )
+    return ndc_origins, ndc_directions

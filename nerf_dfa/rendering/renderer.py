@@ -1,0 +1,174 @@
+"""The renderer: rays through a coarse and a fine field to pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nerf_dfa.fields.field import Field
+from nerf_dfa.rendering.cameras import Cameras
+from nerf_dfa.rendering.compositing import Pixels, composite, intervals
+from nerf_dfa.rendering.rays import Rays, image_rays
+from nerf_dfa.rendering.sampling import refine, stratified
+
+Dual = Literal["none", "pixels", "raw"]
+
+
+@dataclass(frozen=True)
+class RenderSettings:
+    """How rays are sampled and composited.
+
+    samples: coarse samples of a ray; importance: further ones, drawn where the coarse weights are large (0: the
+    coarse field alone). lindisp: coarse strata equal in disparity. background: grey value behind the scene.
+    perturb: samples are random and noise: standard deviation of the noise on the raw density, both while training
+    only. opaque_end: the last sample stands for all that lies behind it. netchunk: most points that go through a field at once. dual: NeRF-Dual, see
+    `render_rays`.
+    """
+
+    samples: int = 64
+    importance: int = 128
+    lindisp: bool = False
+    background: float = 1.0
+    perturb: bool = True
+    noise: float = 0.0
+    opaque_end: bool = False
+    netchunk: int = 8192
+    dual: Dual = "none"
+
+
+class RadianceModel(nn.Module):
+    """The fields of one scene: coarse, which proposes where to look, and fine, which looks there."""
+
+    def __init__(self, coarse: Field, fine: Field | None) -> None:
+        super().__init__()
+        self.coarse = coarse
+        self.fine = fine
+
+
+class RenderedRays(NamedTuple):
+    """Pixels by the coarse field and, where there is one, by the fine field."""
+
+    coarse: Pixels
+    fine: Pixels | None
+
+    @property
+    def best(self) -> Pixels:
+        return self.coarse if self.fine is None else self.fine
+
+
+def query(
+    field: Field, rays: Rays, t: Float[Tensor, "rays samples"], netchunk: int
+) -> Float[Tensor, "rays samples 4"]:
+    """The field's raw outputs at depths t of the rays, at most about `netchunk` points at a time."""
+    step = max(1, netchunk // t.shape[1])
+    raw = []
+    for i in range(0, t.shape[0], step):
+        o, d, v = rays.origins[i : i + step], rays.directions[i : i + step], rays.viewdirs[i : i + step]
+        positions = o[:, None] + t[i : i + step, :, None] * d[:, None]
+        raw.append(field.raw(positions, v[:, None]))
+    return torch.cat(raw) if len(raw) > 1 else raw[0]
+
+
+def render_rays(
+    model: RadianceModel, rays: Rays, settings: RenderSettings, generator: torch.Generator | None = None
+) -> RenderedRays:
+    """Pixels of rays (n, ...). A generator, in training, makes samples and density noise random; None: neither.
+
+    With `dual` (inference) both fields are evaluated at the fine samples, and their prediction is averaged:
+    "pixels", the paper's NeRF-Dual, averages the composited pixels; "raw", its released code, the raw outputs
+    before compositing.
+    """
+
+    def pixels(field: Field, raw: Tensor, t: Tensor) -> Pixels:
+        noise = None
+        if generator is not None and settings.noise > 0:
+            noise = torch.randn(t.shape, device=t.device, generator=generator) * settings.noise
+        sigma, rgb = field.activate(raw, noise)
+        delta = intervals(t, rays.far, rays.directions, settings.opaque_end)
+        return composite(sigma, rgb, t, delta, rays.far, settings.background)
+
+    jitter = generator if settings.perturb else None
+    t = stratified(rays.near, rays.far, settings.samples, settings.lindisp, jitter)
+    coarse = pixels(model.coarse, query(model.coarse, rays, t, settings.netchunk), t)
+    if model.fine is None:
+        return RenderedRays(coarse, None)
+    t = refine(t, coarse.weights, settings.importance, jitter)
+    raw = query(model.fine, rays, t, settings.netchunk)
+    if settings.dual == "none":
+        return RenderedRays(coarse, pixels(model.fine, raw, t))
+    coarse_raw = query(model.coarse, rays, t, settings.netchunk)
+    if settings.dual == "raw":
+        return RenderedRays(coarse, pixels(model.fine, (raw + coarse_raw) / 2, t))
+    both = zip(pixels(model.fine, raw, t), pixels(model.coarse, coarse_raw, t), strict=True)
+    return RenderedRays(coarse, Pixels(*((a + b) / 2 for a, b in both)))
+
+
+class RenderedImage(NamedTuple):
+    """One view on the CPU: colour in [0, 1], depth along the camera's axis (or in [0, 1] if ndc), opacity."""
+
+    rgb: Float[Tensor, "height width 3"]
+    depth: Float[Tensor, "height width"]
+    opacity: Float[Tensor, "height width"]
+
+    @property
+    def disparity(self) -> Float[Tensor, "height width"]:
+        return 1 / self.depth.clamp(min=1e-6)
+
+
+class Chunks:
+    """Rays rendered at once: `size`, halved whenever the device runs out of memory, and kept for the next image."""
+
+    def __init__(self, size: int, on_halving: Callable[[int], None] = lambda size: None) -> None:
+        self.size = size
+        self._on_halving = on_halving
+
+    def map(self, function: Callable[[Rays], tuple[Tensor, ...]], rays: Rays) -> tuple[Tensor, ...]:
+        """The function's results for all rays (n, ...), gathered on the CPU."""
+        parts, start, total = [], 0, rays.origins.shape[0]
+        while start < total:
+            try:
+                part = function(rays.map(lambda x, a=start, b=start + self.size: x[a:b]))
+            except RuntimeError as error:
+                if not _out_of_memory(error) or self.size == 1:
+                    raise
+                self.size = max(1, self.size // 2)
+                self._on_halving(self.size)
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                continue
+            parts.append(tuple(x.cpu() for x in part))
+            start += part[0].shape[0]
+        return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+@torch.no_grad()
+def render_image(
+    model: RadianceModel,
+    cameras: Cameras,
+    view: int,
+    near: float,
+    far: float,
+    settings: RenderSettings,
+    ndc: bool = False,
+    chunks: Chunks | None = None,
+) -> RenderedImage:
+    """One camera's whole view, on the model's device in chunks of rays, gathered on the CPU."""
+    device = next(model.parameters()).device
+    rays = image_rays(cameras.to(device), view, near, far, ndc).map(lambda x: x.flatten(0, 1))
+
+    def render(part: Rays) -> tuple[Tensor, ...]:
+        best = render_rays(model, part, settings).best
+        return best.rgb, best.depth, best.opacity
+
+    rgb, depth, opacity = (chunks or Chunks(4096)).map(render, rays)
+    shape = (cameras.height, cameras.width)
+    return RenderedImage(rgb.view(*shape, 3), depth.view(shape), opacity.view(shape))

@@ -1,0 +1,174 @@
+"""Scenes in the format of NeRF's synthetic data set: rendered views and transforms_{train,val,test}.json."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nerf_dfa.errors import UserError
+from nerf_dfa.rendering.cameras import Cameras
+from nerf_dfa.scenes.images import fit_width, image_shape, load_images
+from nerf_dfa.scenes.scene import Scene, check_bounds, check_pose
+
+SPLITS = ("train", "val", "test")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+# Where the objects of the synthetic data set lie, as seen from its cameras (NeRF's configuration files).
+SYNTHETIC_BOUNDS = (2.0, 6.0)
+
+
+class _View(NamedTuple):
+    name: str
+    pose: Float[Tensor, "3 4"]
+    angle: float
+
+
+def load_blender(
+    root: str | Path,
+    *,
+    half_res: bool = False,
+    image_size: int | None = None,
+    testskip: int = 1,
+    near: float | None = None,
+    far: float | None = None,
+) -> Scene:
+    """A scene in a folder with transforms_train.json and, where it has any, transforms_{val,test}.json.
+
+    Each file holds `camera_angle_x`, the horizontal field of view in radians, and `frames` with a `file_path`
+    (".png" is added if it has no extension) and a `transform_matrix`, camera-to-world in OpenGL axes.
+
+    Args:
+        root: the scene's folder; its name becomes the scene's.
+        half_res: halve width and height.
+        image_size: width in pixels to average the images down to, height in proportion.
+        testskip: keep every testskip-th view of val and test; 0 and 1 keep all.
+        near, far: bounds of depth; by default the training file's keys "near" and "far", else 2 and 6.
+
+    Raises:
+        UserError: a file or key is missing or wrong, named with what was expected.
+    """
+    root = Path(root).expanduser()
+    if half_res and image_size is not None:
+        raise UserError("half_res and image_size both set the size of the images; choose one")
+    if testskip < 0:
+        raise UserError(f"testskip {testskip}: expected 0 or more")
+    tables = _read_tables(root)
+
+    views: list[_View] = []
+    split: dict[str, tuple[int, ...]] = dict.fromkeys(SPLITS, ())
+    for name, (file, table) in tables.items():
+        start = len(views)
+        views += _read_views(file, table, 1 if name == "train" else max(testskip, 1))
+        split[name] = tuple(range(start, len(views)))
+
+    file, table = tables["train"]
+    near = near if near is not None else _number(table, "near", file, SYNTHETIC_BOUNDS[0])
+    far = far if far is not None else _number(table, "far", file, SYNTHETIC_BOUNDS[1])
+    check_bounds(near, far, False, str(file))
+
+    paths = [root / view.name for view in views]
+    width, height, _ = image_shape(paths[0])
+    if half_res:
+        image_size = width // 2
+    size = (width, height) if image_size is None else fit_width(width, height, image_size)
+    cameras = Cameras(
+        poses=torch.stack([view.pose for view in views]).float(),
+        intrinsics=torch.tensor([_intrinsics(view.angle, width, height) for view in views]),
+        width=width,
+        height=height,
+    )
+    return Scene(
+        name=root.resolve().name,
+        images=load_images(paths, size),
+        cameras=cameras.resized(*size),
+        names=tuple(view.name for view in views),
+        split=split,
+        near=near,
+        far=far,
+    )
+
+
+def _intrinsics(angle: float, width: int, height: int) -> list[float]:
+    focal = 0.5 * width / math.tan(0.5 * angle)
+    return [focal, focal, width / 2, height / 2]
+
+
+def _read_tables(root: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
+    """For each split that is there, its file and what the file says."""
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder")
+    files = {name: root / f"transforms_{name}.json" for name in SPLITS}
+    if not files["train"].is_file():
+        raise UserError(f"{files['train']}: no such file; a Blender scene needs it")
+    return {name: (file, _read_json(file)) for name, file in files.items() if file.is_file()}
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        table = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{file}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read as text ({error})") from error
+    if not isinstance(table, dict):
+        raise UserError(f"{file}: expected a JSON object with camera_angle_x and frames")
+    return table
+
+
+def _read_views(file: Path, table: dict[str, Any], skip: int) -> list[_View]:
+    """Every skip-th frame of one file, checked."""
+    angle = _number(table, "camera_angle_x", file)
+    if not 0 < angle < math.pi:
+        raise UserError(f"{file}: camera_angle_x is {angle:g}; expected radians between 0 and pi")
+    frames = _get(table, "frames", file)
+    if not isinstance(frames, list) or not frames:
+        raise UserError(f"{file}: frames is empty or no list; expected at least one view")
+    views = []
+    for index in range(0, len(frames), skip):
+        where = f"{file}: frame {index}"
+        path = _get(frames[index], "file_path", where)
+        if not isinstance(path, str) or not path:
+            raise UserError(f"{where}: file_path is {path!r}; expected the name of an image")
+        where = f"{where} ({path})"
+        pose = _matrix(_get(frames[index], "transform_matrix", where), where)
+        views.append(_View(_image_name(path), pose, angle))
+    return views
+
+
+def _image_name(path: str) -> str:
+    """The file that a file_path means, relative to the scene's folder."""
+    name = str(PurePosixPath(path))
+    return name if name.lower().endswith(IMAGE_SUFFIXES) else f"{name}.png"
+
+
+def _matrix(rows: Any, where: str) -> Float[Tensor, "3 4"]:
+    try:
+        matrix = torch.tensor(rows, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        matrix = torch.empty(0)
+    if matrix.shape != (4, 4):
+        raise UserError(f"{where}: transform_matrix is not 4 rows of 4 numbers")
+    check_pose(matrix[:3], where)
+    if matrix[3].tolist() != [0, 0, 0, 1]:
+        raise UserError(f"{where}: the last row of transform_matrix is not 0 0 0 1")
+    return matrix[:3]
+
+
+def _get(table: Any, key: str, where: Path | str) -> Any:
+    if not isinstance(table, dict) or key not in table:
+        raise UserError(f"{where}: the key {key} is missing")
+    return table[key]
+
+
+def _number(table: dict[str, Any], key: str, file: Path, default: float | None = None) -> float:
+    value = _get(table, key, file) if default is None else table.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UserError(f"{file}: {key} is {value!r}; expected a number")
+    return float(value)

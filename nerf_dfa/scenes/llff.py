@@ -1,0 +1,230 @@
+"""Photographs with poses in LLFF's format: poses_bounds.npy and folders of images, as of hand-held captures.
+
+poses_bounds.npy has a row of 17 numbers for each image, in the order of the images' names: a 3x5 matrix
+[R | t | height, width, focal], R's columns being the camera's "down, right, backwards" in the world, and the
+nearest and furthest depth that the camera sees.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from nerf_dfa.errors import UserError
+from nerf_dfa.rendering.cameras import Cameras
+from nerf_dfa.scenes.images import fit_width, image_shape, load_images
+from nerf_dfa.scenes.paths import average_pose, nearest_to_axes
+from nerf_dfa.scenes.scene import Scene, check_bounds, check_pose
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+# The shape of an image may differ from the one the poses were made for by the rounding of sizes, not by more.
+ASPECT_TOLERANCE = 0.02
+# Any direction that is not the capture's up serves to fix the turn about it; this one is NeRF's.
+SPHERIFY_REFERENCE = (0.1, 0.2, 0.3)
+
+
+def load_llff(
+    root: str | Path,
+    *,
+    factor: int | None = 8,
+    llffhold: int = 8,
+    ndc: bool = True,
+    spherify: bool = False,
+    image_size: int | None = None,
+    bd_factor: float | None = 0.75,
+    near: float | None = None,
+    far: float | None = None,
+) -> Scene:
+    """A scene of photographs with poses_bounds.npy, scaled and centred as NeRF does.
+
+    The world is scaled so that the nearest depth is 1 / bd_factor, then moved so that the average camera sits
+    in the origin and looks along -z. Images come from the folder images_{factor}; where there is none, the
+    originals in `images` are averaged down in memory. val and test are the same views, train the others.
+
+    Args:
+        root: the scene's folder; its name becomes the scene's.
+        factor: how many times smaller than the originals; None, 0 and 1 mean the originals.
+        llffhold: hold out every llffhold-th view for testing; 0 holds out the one nearest to their mean.
+        ndc: for normalised device coordinates (forward-facing captures): near 0 and far 1. Else near is 0.9
+            times the least, far the greatest depth.
+        spherify: for captures all around an object (see `spherified`); needs ndc off.
+        image_size: width in pixels to average the images down to, height in proportion.
+        bd_factor: see above; None or 0 keeps the scale of the file.
+        near, far: other bounds than these, in the scaled world's units (within [0, 1] if ndc).
+
+    Raises:
+        UserError: a file or folder is missing or wrong, named with what was expected.
+    """
+    root = Path(root).expanduser()
+    if spherify and ndc:
+        raise UserError(
+            "spherify is for captures all around an object, which NDC cannot hold: turn ndc off (no_ndc)"
+        )
+    if bd_factor is not None and bd_factor < 0:
+        raise UserError(f"bd_factor {bd_factor:g}: expected 0 (keep the scale) or more")
+    poses, hwf, bounds = _read_poses_bounds(root)
+    names, shrink = _find_images(root, factor)
+    if len(names) != len(poses):
+        folder = (root / names[0]).parent
+        raise UserError(
+            f"{root / 'poses_bounds.npy'} has {len(poses)} poses, but {folder} {len(names)} images"
+        )
+
+    scale = 1 / (bd_factor * bounds.min().item()) if bd_factor else 1.0
+    poses = recentred(_scaled(poses, scale))
+    if spherify:
+        poses, ratio = spherified(poses)
+        scale *= ratio
+    nearest, furthest = (bounds.min() * scale).item(), (bounds.max() * scale).item()
+    default_near, default_far = (0.0, 1.0) if ndc else (0.9 * nearest, furthest)
+    near = default_near if near is None else near
+    far = default_far if far is None else far
+    check_bounds(near, far, ndc, str(root))
+
+    paths = [root / name for name in names]
+    size = _image_size(paths[0], hwf, shrink, image_size)
+    return Scene(
+        name=root.resolve().name,
+        images=load_images(paths, size),
+        cameras=_cameras(poses, hwf, size),
+        names=names,
+        split=_hold_out(poses, llffhold, root),
+        near=near,
+        far=far,
+        ndc=ndc,
+        up=(0.0, 0.0, 1.0) if spherify else (0.0, 1.0, 0.0),
+        depth_range=(nearest, furthest),
+    )
+
+
+def _read_poses_bounds(
+    root: Path,
+) -> tuple[Float[Tensor, "n 3 4"], Float[Tensor, "n 3"], Float[Tensor, "n 2"]]:
+    """Poses in OpenGL axes; height, width, focal length in pixels; nearest and furthest depth. In float64."""
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder")
+    file = root / "poses_bounds.npy"
+    try:
+        array = np.load(file, allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file; a scene in LLFF's format needs it") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{file}: not a NumPy array of numbers") from error
+    if array.ndim != 2 or array.shape[1] != 17 or not len(array) or array.dtype.kind not in "fiu":
+        raise UserError(
+            f"{file}: shape {array.shape} of {array.dtype}; expected one row of 17 numbers per image"
+        )
+    table = torch.from_numpy(array.astype(np.float64))
+    matrices, bounds = table[:, :15].reshape(-1, 3, 5), table[:, 15:]
+    down, right, backwards, centre, hwf = matrices.unbind(-1)
+    poses = torch.stack([right, -down, backwards, centre], dim=-1)
+    for view, pose in enumerate(poses):
+        where = f"{file}: view {view}"
+        check_pose(pose, where)
+        if not (hwf[view].isfinite() & (hwf[view] > 0)).all():
+            raise UserError(
+                f"{where}: height, width, focal length are {hwf[view].tolist()}; expected positive numbers"
+            )
+        nearest, furthest = bounds[view].tolist()
+        if not 0 < nearest < furthest < float("inf"):
+            raise UserError(
+                f"{where}: depth bounds {nearest:g}, {furthest:g}; expected 0 < near < far, both finite"
+            )
+    return poses, hwf, bounds
+
+
+def _find_images(root: Path, factor: int | None) -> tuple[tuple[str, ...], int]:
+    """The images' names relative to the scene's folder, sorted, and how many times too large they are."""
+    factor = factor or 1
+    if factor < 0:
+        raise UserError(f"factor {factor}: expected 0 or more")
+    for folder, shrink in ((f"images_{factor}", 1), ("images", factor)):
+        if folder == "images_1" or not (root / folder).is_dir():
+            continue
+        files = sorted(file.name for file in (root / folder).iterdir())
+        names = [f for f in files if f.lower().endswith(IMAGE_SUFFIXES) and not f.startswith(".")]
+        if not names:
+            raise UserError(f"{root / folder}: no images ({', '.join(IMAGE_SUFFIXES)}) in this folder")
+        return tuple(f"{folder}/{name}" for name in names), shrink
+    wanted = "images" if factor == 1 else f"images_{factor} or images"
+    found = ", ".join(sorted(path.name for path in root.glob("images*") if path.is_dir())) or "none"
+    raise UserError(f"{root}: no folder {wanted} for factor {factor}; image folders found: {found}")
+
+
+def _image_size(
+    path: Path, hwf: Float[Tensor, "n 3"], shrink: int, image_size: int | None
+) -> tuple[int, int]:
+    """The images' size (width, height) once loaded; their shape must be the one the poses were made for."""
+    width, height, _ = image_shape(path)
+    made_height, made_width = hwf[0, 0].item(), hwf[0, 1].item()
+    if abs(width / height * made_height / made_width - 1) > ASPECT_TOLERANCE + 1 / height:
+        raise UserError(
+            f"{path} is {width}x{height} pixels, but poses_bounds.npy was made for "
+            f"{made_width:g}x{made_height:g}: cropped or turned images do not fit these poses"
+        )
+    if image_size is not None:
+        return fit_width(width, height, image_size)
+    return max(1, round(width / shrink)), max(1, round(height / shrink))
+
+
+def _cameras(poses: Float[Tensor, "n 3 4"], hwf: Float[Tensor, "n 3"], size: tuple[int, int]) -> Cameras:
+    """Focal lengths follow from the images' actual size, which a factor gives only up to rounding."""
+    width, height = size
+    made_height, made_width, focal = hwf.unbind(-1)
+    centre = torch.tensor([width / 2, height / 2], dtype=hwf.dtype).expand(len(hwf), 2)
+    lengths = torch.stack([focal * width / made_width, focal * height / made_height], dim=-1)
+    return Cameras(poses.float(), torch.cat([lengths, centre], dim=-1).float(), width, height)
+
+
+def _hold_out(poses: Float[Tensor, "n 3 4"], llffhold: int, root: Path) -> dict[str, tuple[int, ...]]:
+    count = len(poses)
+    if llffhold > 0:
+        test = tuple(range(0, count, llffhold))
+    else:
+        centres = poses[:, :, 3]
+        test = (int((centres - centres.mean(0)).norm(dim=1).argmin()),)
+    train = tuple(view for view in range(count) if view not in test)
+    if not train:
+        raise UserError(
+            f"{root}: llffhold {llffhold} holds out all {count} views and leaves none to train on"
+        )
+    return {"train": train, "val": test, "test": test}
+
+
+def _scaled(poses: Float[Tensor, "n 3 4"], scale: float) -> Float[Tensor, "n 3 4"]:
+    """The same cameras in a world `scale` times as large."""
+    return torch.cat([poses[:, :, :3], poses[:, :, 3:] * scale], dim=-1)
+
+
+def _seen_from(poses: Float[Tensor, "n 3 4"], frame: Float[Tensor, "3 4"]) -> Float[Tensor, "n 3 4"]:
+    """The same cameras in a world whose axes and origin are those of `frame`."""
+    rotation, origin = frame[:, :3], frame[:, 3]
+    return rotation.T @ torch.cat([poses[:, :, :3], poses[:, :, 3:] - origin[:, None]], dim=-1)
+
+
+def recentred(poses: Float[Tensor, "n 3 4"]) -> Float[Tensor, "n 3 4"]:
+    """The same cameras in a world where their average is the identity."""
+    return _seen_from(poses, average_pose(poses))
+
+
+def spherified(poses: Float[Tensor, "n 3 4"]) -> tuple[Float[Tensor, "n 3 4"], float]:
+    """Cameras all around an object in a world with the object in the origin and +z up, as NeRF does.
+
+    The origin is the point nearest to all optical axes; up is where the cameras stand on average, seen from
+    there; the scale makes the cameras' distance from the origin 1 (root of the mean square).
+
+    Returns:
+        The poses, and the scale that they were multiplied by.
+    """
+    origin = nearest_to_axes(poses)
+    z = normalize((poses[:, :, 3] - origin).mean(0), dim=0)
+    x = normalize(torch.linalg.cross(z.new_tensor(SPHERIFY_REFERENCE), z), dim=0)
+    y = torch.linalg.cross(z, x)
+    poses = _seen_from(poses, torch.stack([x, y, z, origin], dim=1))
+    scale = 1 / poses[:, :, 3].square().sum(-1).mean().sqrt().item()
+    return _scaled(poses, scale), scale

@@ -1,0 +1,76 @@
+"""Checkpoints: `{step:06d}.tar` in the run folder, written atomically, read without unpickling code."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nerf_dfa.errors import UserError
+from nerf_dfa.training.files import write_atomically
+
+_NAME = re.compile(r"\d{6,}\.tar")
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    return folder / f"{step:06d}.tar"
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints in the folder, oldest step first."""
+    if not folder.is_dir():
+        return []
+    return sorted((p for p in folder.iterdir() if _NAME.fullmatch(p.name)), key=lambda p: int(p.stem))
+
+
+def save_checkpoint(path: Path, contents: dict[str, Any]) -> None:
+    """Tensors, numbers, strings, lists and dicts of them. Raises UserError where the disk does not take them."""
+    try:
+        write_atomically(path, lambda file: torch.save(contents, file))
+    except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
+        raise UserError(f"cannot write checkpoint {path}: {error}".splitlines()[0]) from error
+
+
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Contents of a checkpoint; nothing in the file is executed (`weights_only=True`)."""
+    try:
+        contents = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"no checkpoint at {path}") from None
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, ValueError, KeyError) as error:
+        raise UserError(f"{path} is not a readable checkpoint: {error}".splitlines()[0]) from error
+    if not isinstance(contents, dict):
+        raise UserError(f"{path} is not a checkpoint of this program: it holds a {type(contents).__name__}")
+    return contents
+
+
+def entry(contents: dict[str, Any], key: str, path: Path) -> Any:
+    """contents[key], or a UserError that names the file and the key."""
+    if key not in contents:
+        raise UserError(f"{path} has no entry '{key}'; it holds {', '.join(map(str, contents)) or 'nothing'}")
+    return contents[key]
+
+
+def load_weights(module: nn.Module, state: dict[str, Any], what: str) -> None:
+    """Loads a state dict of exactly this architecture; otherwise a UserError that names the first difference.
+
+    what: the file and the network, for the message.
+    """
+    own = module.state_dict()
+    for name, tensor in own.items():
+        if name not in state:
+            raise UserError(f"{what} is of another architecture: it has no '{name}'")
+        if state[name].shape != tensor.shape:
+            raise UserError(
+                f"{what} is of another architecture: '{name}' is {tuple(state[name].shape)} there and "
+                f"{tuple(tensor.shape)} here"
+            )
+    for name in state:
+        if name not in own:
+            raise UserError(f"{what} is of another architecture: it has '{name}', which this network lacks")
+    module.load_state_dict(state)

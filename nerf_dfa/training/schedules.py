@@ -1,0 +1,14 @@
+"""Learning rates as functions of the number of finished steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Schedule = Callable[[int], float]
+
+
+def exponential(rate: float, decay_steps: int, factor: float = 0.1) -> Schedule:
+    """rate * factor^(step / decay_steps): NeRF's schedule. decay_steps 0 keeps the rate constant."""
+    if decay_steps == 0:
+        return lambda step: rate
+    return lambda step: rate * factor ** (step / decay_steps)

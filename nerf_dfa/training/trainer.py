@@ -1,0 +1,174 @@
+"""The trainer that all tasks share: steps, schedule, precision, logs, checkpoints, interruption."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from nerf_dfa.training.checkpoints import checkpoint_path, entry, load_checkpoint, save_checkpoint
+from nerf_dfa.training.schedules import Schedule
+from nerf_dfa.training.task import Task
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class ModelCodec:
+    """How a model's weights stand in a checkpoint: entries of its own, beside the trainer's.
+
+    load(entries, path) raises UserError where they do not fit the model.
+    """
+
+    entries: Callable[[], dict[str, Any]]
+    load: Callable[[dict[str, Any], Path], None]
+
+
+def plain_codec(model: nn.Module) -> ModelCodec:
+    """One entry, `model_state_dict`."""
+    return ModelCodec(
+        lambda: {"model_state_dict": model.state_dict()},
+        lambda contents, path: model.load_state_dict(entry(contents, "model_state_dict", path)),
+    )
+
+
+@dataclass
+class Progress:
+    """What happened in a step, for whoever shows or logs it: step, seconds of training so far, scalars."""
+
+    step: int
+    seconds: float
+    scalars: dict[str, torch.Tensor]
+
+    def numbers(self) -> dict[str, float]:
+        return {name: float(value) for name, value in self.scalars.items()}
+
+
+@dataclass
+class Trainer:
+    """Trains a model on a task, one `step()` after the other.
+
+    Everything that the next step depends on is in `state()`, so that a run continued from a checkpoint equals an
+    unbroken one: weights, optimiser, random generators, step.
+    """
+
+    model: nn.Module
+    task: Task
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    generator: torch.Generator
+    precision: Precision = "fp32"
+    codec: ModelCodec | None = None
+    finished: int = 0  # steps done
+    seconds: float = 0.0  # time spent in them, over all parts of the run
+    hooks: list[tuple[int, Callable[[Progress], None]]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.codec is None:
+            self.codec = plain_codec(self.model)
+
+    def every(self, steps: int, hook: Callable[[Progress], None]) -> None:
+        """Calls the hook after every so many steps; never if 0."""
+        if steps > 0:
+            self.hooks.append((steps, hook))
+
+    def step(self) -> Progress:
+        """One update of the weights."""
+        device = self.generator.device
+        self.model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule(self.finished)
+        batch = self.task.batch(self.finished + 1, self.generator)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            loss, scalars = self.task.loss(self.model, batch, self.generator)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.finished += 1
+        return Progress(self.finished, self.seconds, {"loss": loss.detach(), **scalars})
+
+    def run(self, steps: int) -> bool:
+        """Steps until `steps` are finished; False if Ctrl-C or a termination signal ended it before.
+
+        The signal is honoured between two steps, so that the state is whole; a second one ends at once.
+        """
+        with _interruptible() as interrupted:
+            while self.finished < steps:
+                start = time.perf_counter()
+                progress = self.step()
+                self.seconds += time.perf_counter() - start
+                progress.seconds = self.seconds
+                for interval, hook in self.hooks:
+                    if progress.step % interval == 0:
+                        hook(progress)
+                if interrupted():
+                    return False
+        return True
+
+    def state(self) -> dict[str, Any]:
+        """All that the next step depends on."""
+        state = {
+            "global_step": self.finished,
+            "seconds": self.seconds,
+            **self.codec.entries(),
+            "optimizer_state_dict": self.optimizer.state_dict(),
+            "generator_device": self.generator.device.type,
+            "generator_state": self.generator.get_state(),
+            "torch_rng_state": torch.get_rng_state(),
+        }
+        if torch.cuda.is_available():
+            state["cuda_rng_states"] = torch.cuda.get_rng_state_all()
+        return state
+
+    def save(self, folder: Path) -> Path:
+        """Writes `{step:06d}.tar` into the folder."""
+        path = checkpoint_path(folder, self.finished)
+        save_checkpoint(path, self.state())
+        return path
+
+    def load(self, path: Path) -> None:
+        """Continues where the checkpoint was.
+
+        One without random states, or from another kind of device, keeps the present random states.
+        """
+        contents = load_checkpoint(path)
+        self.codec.load(contents, path)
+        self.optimizer.load_state_dict(entry(contents, "optimizer_state_dict", path))
+        self.finished = int(entry(contents, "global_step", path))
+        self.seconds = float(contents.get("seconds", 0.0))
+        if contents.get("generator_device") == self.generator.device.type:
+            self.generator.set_state(contents["generator_state"])
+            torch.set_rng_state(contents["torch_rng_state"])
+            if torch.cuda.is_available() and "cuda_rng_states" in contents:
+                torch.cuda.set_rng_state_all(contents["cuda_rng_states"])
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Turns the first SIGINT or SIGTERM into a flag; the second acts as usual."""
+    caught = False
+    previous = {}
+
+    def catch(number: int, frame: object) -> None:
+        nonlocal caught
+        caught = True
+        for key, handler in previous.items():
+            signal.signal(key, handler)
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, catch)
+    except ValueError:  # not in the main thread: signals go elsewhere
+        pass
+    try:
+        yield lambda: caught
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

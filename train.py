@@ -1,0 +1,9 @@
+"""Train a neural radiance field: python train.py [--config FILE] [--learning_rule bp|dfa|shallow] ..."""
+
+import sys
+from pathlib import Path
+
+from nerf_dfa.nerf.train import main
+
+if __name__ == "__main__":
+    sys.exit(main(default_config=Path(__file__).parent / "configs" / "demo.txt"))
