@@ -67,14 +67,14 @@ def to_uint8(
     return np.rint(np.clip(image.astype(np.float32), 0, 1) * 255).astype(np.uint8)
 
 
-def mse_to_psnr(mse: float) -> float:
+def mse_to_psnr(mse: float | int) -> float:
     """Peak signal-to-noise ratio in dB of a mean squared error over values in [0, 1]; of 0, infinity."""
     if mse < 0:
         raise ValueError(f"a mean squared error is at least 0, got {mse}")
     return math.inf if mse == 0 else -10 * math.log10(mse)
 
 
-def psnr_to_mse(psnr: float) -> float:
+def psnr_to_mse(psnr: float | int) -> float:
     """Mean squared error over values in [0, 1] of a PSNR in dB: the inverse of `mse_to_psnr`."""
     return 10 ** (-psnr / 10)
 
@@ -93,8 +93,8 @@ def image_metrics(
 
     Returns:
         "psnr": dB, `math.inf` for equal images.
-        "ssim": Gaussian window of 11 pixels with sigma 1.5, K1 .01, K2 .03, population covariance, data range 1,
-            mean over channels and over all places where the window fits; None if it fits nowhere.
+        "ssim": Gaussian window of 11 pixels with sigma 1.5, K1 .01, K2 .03, population covariance, data
+            range 1, mean over channels and over all places where the window fits; None if it fits nowhere.
         "lpips": the distance by `lpips_model` (see `load_lpips`); None without one or below 16 pixels.
     """
     pred, true = _as_8_bit(pred), _as_8_bit(true)
@@ -111,9 +111,10 @@ def image_metrics(
 def load_lpips(device: torch.device | str = "cpu") -> tuple[nn.Module | None, str | None]:
     """LPIPS with the VGG backbone, as (model, None), or (None, reason in one line) where it cannot be had.
 
-    It needs the package lpips, a torchvision that fits the installed torch, and the ImageNet weights of VGG-16
-    (528 MB), which are downloaded once into torch's cache. Nothing is raised and nothing printed to stdout; a
-    network that does not answer costs 5 seconds, one that would take minutes is given up early.
+    It needs the package lpips, a torchvision that fits the installed torch, and the ImageNet weights of
+    VGG-16 (528 MB), which are downloaded once into torch's cache. Nothing is raised and nothing printed to
+    stdout. A network that does not answer costs 5 seconds, and a download that would take longer than
+    3 minutes is given up as soon as that shows.
     """
     problem = "lpips cannot be imported"
     try:
@@ -154,8 +155,8 @@ def evaluate_folder(
         with_lpips: False leaves LPIPS out (it takes seconds per megapixel on a CPU).
 
     Returns:
-        "views", "image_width", "image_height"; "psnr", "ssim", "lpips": means over the views; "images": a list of
-        {"name", "psnr", "ssim", "lpips"}; and, only where "lpips" is None, "lpips_unavailable": the reason.
+        "views", "image_width", "image_height"; "psnr", "ssim", "lpips": means over the views; "images": a list
+        of {"name", "psnr", "ssim", "lpips"}; and, only where "lpips" is None, "lpips_unavailable": the reason.
 
     Raises:
         UserError: a file is missing, is no 8-bit RGB image or has another size than its photograph.
@@ -171,9 +172,7 @@ def evaluate_folder(
         model, reason = load_lpips(device)
 
     images: list[dict[str, Any]] = []
-    for path, true, name in tqdm(
-        zip(rendered, truth, names, strict=True), "metrics", views, leave=False, disable=None
-    ):
+    for path, true, name in tqdm(zip(rendered, truth, names, strict=True), "metrics", views, leave=False, disable=None):
         pred = _read_rgb(path)
         if pred.shape[:2] != (height, width):
             raise UserError(
@@ -192,7 +191,7 @@ def evaluate_folder(
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write to, which becomes `path` when the block ends well and vanishes otherwise."""
+    """A file beside `path` to write to; it becomes `path` when the block ends well and vanishes otherwise."""
     unfinished = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         yield unfinished
@@ -312,7 +311,7 @@ def _fetch_vgg() -> None:
 
 
 def _opened(url: str, seconds: float) -> Any:
-    """`urlopen` with one limit on the whole wait: its own counts anew for every address and not for the name."""
+    """`urlopen` with one limit on the whole wait; its own counts anew for each address, and not for names."""
     outcome: list[Any] = []
 
     def ask() -> None:

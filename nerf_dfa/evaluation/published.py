@@ -1,8 +1,9 @@
 """Published PSNRs of view synthesis, scene by scene, and what one must know to compare with them.
 
-Sources: the tables 4 and 5 of Mildenhall et al. 2020 ("NeRF", arXiv:2003.08934) for NV, SRN, LLFF and NeRF trained
-by backpropagation; the tables 1 and A.5 of Launay et al. 2020 ("Direct Feedback Alignment Scales to Modern Deep
-Learning Tasks and Architectures", arXiv:2006.12878) for NeRF trained by DFA. NV cannot be run on LLFF-Real.
+Sources: tables 4 and 5 of Mildenhall et al. 2020 ("NeRF", arXiv:2003.08934) for NV, SRN, LLFF and NeRF trained
+by backpropagation; tables 1 and A.5 of Launay et al. 2020 ("Direct Feedback Alignment Scales to Modern Deep
+Learning Tasks and Architectures", arXiv:2006.12878) for NeRF trained by DFA. NV was not run on LLFF-Real: it
+needs a bounded volume.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ NERF_SYNTHETIC: tuple[Published, ...] = (
     _row("mic", "blender", 27.78, 26.85, 27.48, 32.91, 25.43),
     _row("ship", "blender", 23.93, 20.60, 23.22, 28.65, 23.25),
 )
-# SRN, LLFF, NeRF BP, NeRF DFA. SRN on flower and LLFF on fern are the NeRF paper's 24.63 and 22.85, which agree
-# with the means it prints; 26.63 and 22.95, also seen in reprints of the table, do not.
+# SRN, LLFF, NeRF BP, NeRF DFA. SRN on flower and LLFF on fern are the NeRF paper's 24.63 and 22.85, which
+# agree with the means it prints; 26.63 and 22.95, also seen in copies of the table, do not.
 LLFF_REAL: tuple[Published, ...] = (
     _row("room", "llff", 27.29, 28.42, 32.70, 24.20),
     _row("fern", "llff", 21.37, 22.85, 25.17, 21.82),
@@ -71,8 +72,8 @@ MEANS: dict[DatasetType, dict[Method, float]] = {
 }
 
 RESOLUTION_NOTE = (
-    "Published numbers are at 800x800 (NeRF-Synthetic) or a quarter of the photographs' size, 1008x756 (LLFF-Real); "
-    "ours are at the resolution of each run."
+    "Published numbers are at 800x800 (NeRF-Synthetic) or a quarter of the photographs' size, 1008x756 "
+    "(LLFF-Real); ours are at the resolution of each run."
 )
 DFA_SIZE_NOTE = (
     "The published DFA networks have 4 layers of 128 (84,548 parameters each); "

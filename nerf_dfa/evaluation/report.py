@@ -2,15 +2,17 @@
 
     python -m nerf_dfa.evaluation.report RUN... [--format md|latex|csv] [--out FILE]
 
-reads RUN/metrics.json of every run and gives one row for each, and a mean row for every learning rule that stands
-in more than one row. What qualifies a number stands below the table (Markdown, LaTeX) or in a last column (CSV).
+reads RUN/metrics.json of every run and gives one row for each, and a mean row for every learning rule that
+stands in more than one row. What qualifies a number is said below the table (Markdown, LaTeX) or in a last
+column (CSV).
 
 metrics.json is one object, written by `metrics.write_metrics`:
 
     run, scene, dataset_type, learning_rule, split, commit, version, device, torch   strings (commit: or null)
     settings          object: every option of the run
-    field             string, optional: the field and its size in words; else it is made from settings' "field",
-                      "netdepth", "netwidth"
+    field             string, optional: the field and its size in words; else it is made from the settings
+                      "field", "netdepth", "netwidth" and, of the fine network,
+                      "netdepth_fine", "netwidth_fine" if "N_importance" is above 0
     parameters, steps, seed, views, image_width, image_height                        integers
     seconds           number: training time
     dual              true if coarse and fine predictions were averaged (NeRF-Dual)
@@ -72,7 +74,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Column:
-    """heading: in Markdown and LaTeX. name: in CSV, where values stand unformatted. shown: a value as text."""
+    """heading: in Markdown and LaTeX. name: in CSV, where values are unformatted. shown: a value as text."""
 
     heading: str
     name: str
@@ -80,7 +82,7 @@ class Column:
     right: bool = True
 
 
-def _duration(seconds: float) -> str:
+def _duration(seconds: float | int) -> str:
     if seconds < 59.5:
         return f"{seconds:.0f} s"
     hours, minutes = divmod(round(seconds / 60), 60)
@@ -182,18 +184,16 @@ def mean_rows(rows: Sequence[Row]) -> list[Row]:
 def table(rows: Sequence[Row], form: str) -> str:
     """Rows and their means as text in the form "md", "latex" or "csv", ending in a line break."""
     rows = [*rows, *mean_rows(rows)]
-    shown = [column for column in PUBLISHED_COLUMNS if any(column.name in row.values for row in rows)]
+    shown = [column for column in PUBLISHED_COLUMNS if any(row.values.get(column.name) for row in rows)]
     columns = [*COLUMNS, *shown]
     if form == "csv":
         return _csv(rows, columns)
     footnotes: list[str] = []  # in the order of their first mention; the number of one is its place
     header = [
-        column.heading + _marks([published.RESOLUTION_NOTE] if column in shown else [], footnotes)
-        for column in columns
+        column.heading + _marks([published.RESOLUTION_NOTE] if column in shown else [], footnotes) for column in columns
     ]
     body = [
-        [_cell(row, column) + _marks(row.notes.get(column.name, []), footnotes) for column in columns]
-        for row in rows
+        [_cell(row, column) + _marks(row.notes.get(column.name, []), footnotes) for column in columns] for row in rows
     ]
     return {"md": _markdown, "latex": _latex}[form](columns, header, body, footnotes)
 
@@ -201,7 +201,8 @@ def table(rows: Sequence[Row], form: str) -> str:
 def git_commit() -> str | None:
     """Short hash of the checkout that this program runs from, with "+dirty" if tracked files were changed.
 
-    None outside a checkout of the project (an installed package, for one), before its first commit or without git.
+    None outside a checkout of the project (an installed package, for one), before its first commit, or
+    without git.
     """
     try:
         if Path(_git("rev-parse", "--show-toplevel")).resolve() != PROJECT:
@@ -238,11 +239,14 @@ def _no_such_number(token: str) -> NoReturn:
 
 
 def _field(settings: dict[str, Any]) -> str | None:
+    """Such as "mlp 8x256", or "mlp 4x128 + 8x256" where the fine network has another size than the coarse."""
     kind = settings.get("field")
-    depth, width = settings.get("netdepth"), settings.get("netwidth")
-    if kind in (None, "mlp") and depth and width:
-        return f"mlp {depth}x{width}"
-    return None if kind is None else str(kind)
+    coarse = [settings.get(key) for key in ("netdepth", "netwidth")]
+    fine = [settings.get(key) for key in ("netdepth_fine", "netwidth_fine")] if settings.get("N_importance") else coarse
+    if kind not in (None, "mlp") or None in coarse + fine:
+        return None if kind is None else str(kind)
+    sizes = [f"{depth}x{width}" for depth, width in (coarse, fine)]
+    return "mlp " + " + ".join(dict.fromkeys(sizes))
 
 
 def _cell(row: Row, column: Column) -> str:
@@ -257,9 +261,7 @@ def _marks(said: Sequence[str], footnotes: list[str]) -> str:
     return "".join(f" ({footnotes.index(note) + 1})" for note in said)
 
 
-def _markdown(
-    columns: Sequence[Column], header: list[str], body: list[list[str]], footnotes: list[str]
-) -> str:
+def _markdown(columns: Sequence[Column], header: list[str], body: list[list[str]], footnotes: list[str]) -> str:
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(_escaped(cell, MARKDOWN) for cell in cells) + " |"
 
@@ -296,9 +298,7 @@ def _csv(rows: Sequence[Row], columns: Sequence[Column]) -> str:
         if any(row.values.get(method) is not None for method in published.METHODS):
             notes.append(published.RESOLUTION_NOTE)
         values = [row.values.get(column.name) for column in columns]
-        writer.writerow(
-            [*("" if value is None else value for value in values), " ".join(dict.fromkeys(notes))]
-        )
+        writer.writerow([*("" if value is None else value for value in values), " ".join(dict.fromkeys(notes))])
     return text.getvalue()
 
 

@@ -32,20 +32,22 @@ class Video(NamedTuple):
 def write_video(
     path: Path,
     frames: Iterable[UInt8[np.ndarray, "height width 3"] | UInt8[Tensor, "height width 3"]],
-    fps: float = 30,
+    fps: float | int = 30,
     min_size: int | None = None,
 ) -> Video:
     """Write frames of one size as H.264 (yuv420p, BT.709 colours); as a GIF where ffmpeg is missing or fails.
 
-    H.264 with halved colour resolution needs even sizes: an odd one is padded by repeating its last row or column.
-    Nothing else is resized unless `min_size` asks for it. All frames are held in memory until the file is written.
+    H.264 with halved colour resolution needs even sizes: an odd one is padded by repeating its last row or
+    column. Nothing else is resized unless `min_size` asks for it. All frames are held in memory until the file
+    is written.
 
     Args:
         path: the file to write, ending in .mp4; the GIF gets the same name with .gif. An older file at that
             place is replaced only by a complete new one.
         frames: 8-bit RGB.
         fps: frames per second. A GIF counts time in hundredths of a second, so its speed may differ slightly.
-        min_size: enlarge frames by the smallest whole factor that makes their shorter side at least so many pixels.
+        min_size: enlarge frames by the smallest whole factor that makes their shorter side at least so many
+            pixels.
     """
     if path.suffix.lower() != ".mp4":
         raise ValueError(f"{path}: a video's name ends in .mp4")
@@ -72,7 +74,7 @@ def write_video(
 def disparity_maximum(
     disparities: Sequence[Float[Tensor, "height width"] | Float[np.ndarray, "height width"]],
 ) -> float:
-    """The disparity to show as white: the 99th percentile of all that are finite and above 0, or 0 if none is.
+    """The disparity to show as white: the 99th percentile of all that are finite and above 0; 0 if none is.
 
     Taken over all frames of a video, so that it does not flicker; zeros do not count, so that a small object
     before an empty background keeps its contrast.
@@ -86,9 +88,9 @@ def disparity_maximum(
 
 def disparity_image(
     disparity: Float[Tensor, "height width"] | Float[np.ndarray, "height width"],
-    maximum: float | None = None,
+    maximum: float | int | None = None,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Disparity (1 / depth) in grey: far is black, `maximum` and nearer is white, as is infinity; NaN is black.
+    """Disparity (1 / depth) in grey: far is black, `maximum` and nearer is white, infinity too; NaN is black.
 
     Without `maximum` the image is scaled by its own `disparity_maximum`.
     """
@@ -110,7 +112,7 @@ def _enlarged(image: np.ndarray, factor: int) -> np.ndarray:
     return image.repeat(factor, axis=0).repeat(factor, axis=1) if factor > 1 else image
 
 
-def _encode_h264(path: Path, images: Sequence[np.ndarray], fps: float) -> None:
+def _encode_h264(path: Path, images: Sequence[np.ndarray], fps: float | int) -> None:
     """Raises ImportError, OSError or RuntimeError, with the reason, if no whole file came out."""
     import imageio_ffmpeg
 
@@ -152,7 +154,7 @@ def _encode_h264(path: Path, images: Sequence[np.ndarray], fps: float) -> None:
             raise RuntimeError(f"ffmpeg failed ({lines[-1] if lines else f'status {process.returncode}'})")
 
 
-def _encode_gif(path: Path, images: Sequence[np.ndarray], fps: float) -> None:
+def _encode_gif(path: Path, images: Sequence[np.ndarray], fps: float | int) -> None:
     first, *rest = [Image.fromarray(image) for image in images]
     duration = max(20, round(1000 / fps))  # ms; viewers slow down what claims to be faster
     first.save(path, save_all=True, append_images=rest, duration=duration, loop=0)

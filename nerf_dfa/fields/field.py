@@ -24,10 +24,18 @@ def density(raw: Float[Tensor, "*batch"], activation: DensityActivation) -> Floa
 
 
 class Field(nn.Module):
-    """Base of all fields. A subclass gives `raw`; this class turns raw outputs into density and colour."""
+    """Base of all fields. A subclass gives `raw`; this class turns raw outputs into density and colour.
 
-    def __init__(self, density_activation: DensityActivation = "softplus") -> None:
+    box: (2, 3), lower and upper corner of the part of the world that the field fills; None: all of it.
+    """
+
+    box: Float[Tensor, "2 3"] | None
+
+    def __init__(
+        self, density_activation: DensityActivation = "softplus", box: Float[Tensor, "2 3"] | None = None
+    ) -> None:
         super().__init__()
+        self.register_buffer("box", box)
         self.density_activation: DensityActivation = density_activation
 
     def raw(

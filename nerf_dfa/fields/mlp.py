@@ -48,9 +48,7 @@ class MLPField(Field):
         hidden = [width] * depth
         if use_viewdirs:
             half = width // 2
-            self.views_linears = nn.ModuleList(
-                [nn.Linear(width + encoded_width(3, direction_frequencies), half)]
-            )
+            self.views_linears = nn.ModuleList([nn.Linear(width + encoded_width(3, direction_frequencies), half)])
             self.feature_linear = nn.Linear(width, width)
             self.alpha_linear = nn.Linear(width, 1)
             self.rgb_linear = nn.Linear(half, 3)

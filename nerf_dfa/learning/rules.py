@@ -20,7 +20,6 @@ says; optimisers, mixed precision, gradient accumulation and chunked forward pas
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -29,38 +28,30 @@ from nerf_dfa.learning.broadcast import broadcast
 from nerf_dfa.learning.feedback import DenseFeedback, Feedback
 
 
-class Tape(Protocol):
-    """What one forward pass tells its learning rule."""
+class Tape:
+    """What one forward pass tells its learning rule.
+
+    This one changes nothing: it is backpropagation's, and that of every pass that needs no gradient.
+    """
 
     def hidden(self, h: Tensor) -> Tensor:
         """A feedback point: takes an activation (..., width), returns what the next layer reads."""
-
-    def output(self, y: Tensor) -> Tensor:
-        """The network's output (..., c) before its last activation; once, at the end."""
-
-
-class Through:
-    """Tape that changes nothing: backpropagation, and every pass that needs no gradient."""
-
-    def hidden(self, h: Tensor) -> Tensor:
         return h
 
     def output(self, y: Tensor) -> Tensor:
+        """The network's output (..., c) before its last activation; once, at the end."""
         return y
 
 
-class Cut:
-    """Tape that stops every gradient at the feedback points, so that the top layer alone learns."""
+class Cut(Tape):
+    """Stops every gradient at the feedback points, so that the top layer alone learns."""
 
     def hidden(self, h: Tensor) -> Tensor:
         return h.detach()
 
-    def output(self, y: Tensor) -> Tensor:
-        return y
 
-
-class Record:
-    """Tape that collects the activations, cuts between them and joins them to the output (`Broadcast`)."""
+class Record(Tape):
+    """Collects the activations, cuts between them and joins them to the output (`Broadcast`)."""
 
     def __init__(self, feedback: Feedback) -> None:
         self._feedback = feedback
@@ -95,7 +86,7 @@ class Rule(nn.Module):
 
     def tape(self) -> Tape:
         """A tape for one forward pass; without gradients every rule's pass is the same."""
-        return self._tape() if torch.is_grad_enabled() else Through()
+        return self._tape() if torch.is_grad_enabled() else Tape()
 
     def _tape(self) -> Tape:
         raise NotImplementedError
@@ -105,7 +96,7 @@ class Backpropagation(Rule):
     """The exact gradient; each layer's error travels back through the weights above it."""
 
     def _tape(self) -> Tape:
-        return Through()
+        return Tape()
 
 
 class Shallow(Rule):
@@ -118,7 +109,7 @@ class Shallow(Rule):
 class DirectFeedbackAlignment(Rule):
     """Every hidden layer gets a fixed random projection of the error at the output.
 
-        dW_i = ((e @ B_i) * f'(a_i))^T h_{i-1};   the top layer's gradient is exact.
+    dW_i = ((e @ B_i) * f'(a_i))^T h_{i-1};   the top layer's gradient is exact.
     """
 
     def __init__(self, feedback: Feedback) -> None:
@@ -131,9 +122,7 @@ class DirectFeedbackAlignment(Rule):
 
 RULES: dict[str, Callable[[int, Sequence[int]], Rule]] = {
     "bp": lambda error_width, hidden_widths: Backpropagation(),
-    "dfa": lambda error_width, hidden_widths: DirectFeedbackAlignment(
-        DenseFeedback(error_width, max(hidden_widths))
-    ),
+    "dfa": lambda error_width, hidden_widths: DirectFeedbackAlignment(DenseFeedback(error_width, max(hidden_widths))),
     "shallow": lambda error_width, hidden_widths: Shallow(),
 }
 

@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from nerf_dfa.fields import Field, MLPField
+from nerf_dfa.fields import Field, GridField, MLPField, level_resolutions
 from nerf_dfa.nerf.options import Options
 from nerf_dfa.rendering import RadianceModel, RenderSettings
+from nerf_dfa.scenes import Scene
+from nerf_dfa.scenes.paths import nearest_to_axes
 from nerf_dfa.training.checkpoints import entry, load_weights
 from nerf_dfa.training.trainer import ModelCodec
 
@@ -24,14 +28,29 @@ RULE_KEY = "learning_rule_state_dict"
 RULE_PREFIX = "rule."
 
 
-def build_model(options: Options) -> RadianceModel:
-    """The coarse and, with N_importance > 0, the fine field, on the CPU. Weights come from torch's generator."""
-    coarse = _field(options, options.netdepth, options.netwidth)
-    fine = _field(options, options.netdepth_fine, options.netwidth_fine) if options.N_importance > 0 else None
+def build_model(options: Options, box: Float[Tensor, "2 3"] | None = None) -> RadianceModel:
+    """The coarse and, with N_importance > 0, the fine field, on the CPU. Weights come from torch's generator.
+
+    box: what a grid field fills; a checkpoint that is loaded afterwards brings its own.
+    """
+    coarse = _field(options, options.netdepth, options.netwidth, box)
+    fine = None
+    if options.N_importance > 0:
+        fine = _field(options, options.netdepth_fine, options.netwidth_fine, box)
     return RadianceModel(coarse, fine)
 
 
-def _field(options: Options, depth: int, width: int) -> Field:
+def _field(options: Options, depth: int, width: int, box: Float[Tensor, "2 3"] | None) -> Field:
+    if options.field == "grid":
+        return GridField(
+            box=torch.zeros(2, 3) if box is None else box,
+            resolutions=level_resolutions(options.grid_min, options.grid_max, options.grid_levels),
+            features=options.grid_features,
+            width=options.grid_width,
+            direction_frequencies=options.multires_views,
+            learning_rule=options.learning_rule,
+            density_activation=options.density_activation,
+        )
     encoded = options.i_embed == 0
     return MLPField(
         depth=depth,
@@ -42,6 +61,20 @@ def _field(options: Options, depth: int, width: int) -> Field:
         learning_rule=options.learning_rule,
         density_activation=options.density_activation,
     )
+
+
+def scene_box(scene: Scene, bound: float | None = None) -> Float[Tensor, "2 3"]:
+    """The part of the world that a grid field fills.
+
+    A cube around the point that the cameras look at, with half side `bound`, by default half the way from near to
+    far. In normalised device coordinates the frustum is the cube [-1, 1]^3 already; it is widened sideways, where
+    the other cameras look past the first one's edges.
+    """
+    if scene.ndc:
+        return torch.tensor([[-1.5, -1.5, -1.0], [1.5, 1.5, 1.0]])
+    centre = nearest_to_axes(scene.cameras.poses[list(scene.split["train"])])
+    half = (scene.far - scene.near) / 2 if bound is None else bound
+    return torch.stack([centre - half, centre + half])
 
 
 def training_settings(options: Options, device: torch.device) -> RenderSettings:

@@ -7,6 +7,7 @@ same keys; the command line wins over it.
 from __future__ import annotations
 
 import argparse
+import difflib
 import types
 import typing
 from collections.abc import Callable
@@ -22,9 +23,18 @@ from nerf_dfa.scenes.load import FORMATS
 
 Condition = tuple[Callable[["Options"], bool], str]
 
+MLP: Condition = (lambda o: o.field == "mlp", "field = grid does not read it")
+GRID: Condition = (lambda o: o.field == "grid", "field = mlp does not read it")
 FINE: Condition = (lambda o: o.N_importance > 0, "N_importance = 0 trains no fine network")
-ENCODED: Condition = (lambda o: o.i_embed == 0, "i_embed = -1 switches the positional encoding off")
-VIEWDIRS: Condition = (lambda o: o.use_viewdirs, "use_viewdirs is not set")
+FINE_MLP: Condition = (lambda o: o.N_importance > 0 and o.field == "mlp", "there is no fine MLP")
+ENCODED: Condition = (
+    lambda o: o.i_embed == 0 and o.field == "mlp",
+    "it needs field = mlp and i_embed = 0",
+)
+ENCODED_VIEWS: Condition = (
+    lambda o: o.field == "grid" or (o.i_embed == 0 and o.use_viewdirs),
+    "it needs use_viewdirs and i_embed = 0",
+)
 PRECROP: Condition = (lambda o: o.precrop_iters > 0, "precrop_iters is 0")
 RENDER_ONLY: Condition = (lambda o: o.render_only, "render_only is not set")
 MOVING: Condition = (lambda o: o.path != "test", "--path test takes the test views' own poses")
@@ -59,17 +69,24 @@ class Options:
     far: float | None = option(None, "farthest depth of the scene (default: the format's)")
     # the learning rule and the network
     learning_rule: str = option("dfa", "how the network learns", choices=list(RULES))
-    netdepth: int = option(8, "layers before the density")
-    netwidth: int = option(256, "width of these layers")
-    netdepth_fine: int = option(8, "the same for the fine network", when=FINE)
-    netwidth_fine: int = option(256, "the same for the fine network", when=FINE)
-    use_viewdirs: bool = option(False, "colour depends on the viewing direction")
-    i_embed: int = option(0, "0: positional encoding; -1: none")
+    field: str = option(
+        "mlp", "mlp: the paper's network; grid: feature grids and a small network", choices=["mlp", "grid"]
+    )
+    netdepth: int = option(8, "layers before the density", when=MLP)
+    netwidth: int = option(256, "width of these layers", when=MLP)
+    netdepth_fine: int = option(8, "the same for the fine network", when=FINE_MLP)
+    netwidth_fine: int = option(256, "the same for the fine network", when=FINE_MLP)
+    use_viewdirs: bool = option(False, "colour depends on the viewing direction", when=MLP)
+    i_embed: int = option(0, "0: positional encoding; -1: none", when=MLP)
     multires: int = option(10, "frequencies of the encoded position", when=ENCODED)
-    multires_views: int = option(
-        4,
-        "frequencies of the encoded direction",
-        when=(lambda o: o.i_embed == 0 and o.use_viewdirs, "it needs use_viewdirs and i_embed = 0"),
+    multires_views: int = option(4, "frequencies of the encoded direction", when=ENCODED_VIEWS)
+    grid_min: int = option(16, "resolution of the coarsest grid", when=GRID)
+    grid_max: int = option(64, "resolution of the finest grid", when=GRID)
+    grid_levels: int = option(3, "grids, their resolutions in geometric progression", when=GRID)
+    grid_features: int = option(4, "features of each grid", when=GRID)
+    grid_width: int = option(64, "width of the two hidden layers behind the grids", when=GRID)
+    bound: float | None = option(
+        None, "half the side of the cube that the grids fill (default: from near and far)", when=GRID
     )
     density_activation: str = option(
         "softplus", "raw density to density: softplus(x - 2), or the paper's relu", choices=["softplus", "relu"]
@@ -124,14 +141,20 @@ class Parser(configargparse.ArgumentParser):
 
 
 class ConfigFile(configargparse.DefaultConfigFileParser):
-    """nerf-pytorch's `key = value` files; a line that is not one is reported by name and number."""
+    """nerf-pytorch's `key = value` files; a line that is none, or an unknown key, is reported with the file's name."""
 
     def parse(self, stream):
+        name = getattr(stream, "name", "config file")
         try:
-            return super().parse(stream)
+            values = super().parse(stream)
         except configargparse.ConfigFileParserException as error:
-            name = getattr(stream, "name", "config")
             raise UserError(f"{name}: not a 'key = value' line: {error}".splitlines()[0]) from None
+        known = [f.name for f in fields(Options)]
+        for key in values:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1)
+                raise UserError(f"{name}: unknown key '{key}'" + (f"; did you mean {near[0]}?" if near else ""))
+        return values
 
 
 def _type_of(annotation: Any) -> type:
@@ -189,7 +212,7 @@ def check(options: Options) -> None:
     """UserError for a value outside its range."""
     positive = (
         "testskip image_size netdepth netwidth netdepth_fine netwidth_fine N_samples N_rand N_iters lrate chunk "
-        "render_factor frames fps"
+        "render_factor frames fps bound grid_min grid_max grid_levels grid_features grid_width"
     ).split()
     natural = "N_importance raw_noise_std precrop_iters lrate_decay netchunk multires multires_views i_print i_img "
     natural += "i_weights i_testset i_video"
@@ -208,6 +231,8 @@ def check(options: Options) -> None:
         raise UserError(f"--precrop_frac {options.precrop_frac}: a fraction of the image, above 0 and at most 1")
     if options.near is not None and options.far is not None and options.near >= options.far:
         raise UserError(f"--near {options.near} --far {options.far}: near has to be less than far")
+    if not 2 <= options.grid_min <= options.grid_max:
+        raise UserError(f"--grid_min {options.grid_min} --grid_max {options.grid_max}: 2 <= grid_min <= grid_max")
     if options.N_samples < 3 and options.N_importance > 0:
         raise UserError(f"--N_samples {options.N_samples}: a fine network needs at least 3 coarse samples")
 
@@ -221,7 +246,7 @@ def scene_flags(dataset_type: str) -> set[str]:
 def unread(options: Options, dataset_type: str) -> dict[str, str]:
     """Options that this run would not read, and why. dataset_type: the format found, never auto."""
     of_any = set().union(*map(scene_flags, FORMATS))
-    reasons = {name: f"{dataset_type} scenes do not read it" for name in of_any - scene_flags(dataset_type)}
+    reasons = dict.fromkeys(of_any - scene_flags(dataset_type), f"{dataset_type} scenes do not read it")
     for f in fields(Options):
         when = f.metadata["when"]
         if when is not None and not when[0](options):

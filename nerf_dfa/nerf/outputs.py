@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
@@ -18,7 +19,7 @@ from nerf_dfa.evaluation.report import git_commit
 from nerf_dfa.evaluation.video import disparity_image, disparity_maximum, write_video
 from nerf_dfa.nerf.options import Options
 from nerf_dfa.rendering import Cameras, Chunks, RadianceModel, RenderedImage, RenderSettings, render_image
-from nerf_dfa.scenes import Scene
+from nerf_dfa.scenes import Scene, default_path, make_path
 from nerf_dfa.scenes.scene import over_background
 from nerf_dfa.training.files import write_atomically
 
@@ -66,8 +67,8 @@ def write_png(path: Path, image: torch.Tensor | Any) -> None:
 def render_views(studio: Studio, cameras: Cameras, folder: Path, label: str) -> tuple[list[Path], list[Path]]:
     """All views as folder/000.png ... and their disparity as folder/depth/000.png ...; the paths of both.
 
-    A colour image is on the disk as soon as it is rendered. Disparities are scaled by one common maximum, near is
-    bright, and come last.
+    A colour image is on the disk as soon as it is rendered. Disparities come last, as the scene's far end is black
+    and one common maximum white.
     """
     (folder / "depth").mkdir(parents=True, exist_ok=True)
     colours, disparities = [], []
@@ -75,7 +76,7 @@ def render_views(studio: Studio, cameras: Cameras, folder: Path, label: str) -> 
         image = studio.image(cameras, view)
         colours.append(folder / f"{view:03d}.png")
         write_png(colours[-1], to_uint8(image.rgb))
-        disparities.append(image.disparity)
+        disparities.append((image.disparity - 1 / studio.scene.far).clamp(min=0))
     maximum = disparity_maximum(disparities)
     depths = [folder / "depth" / path.name for path in colours]
     for path, disparity in zip(depths, disparities, strict=True):
@@ -88,9 +89,7 @@ def render_video(
 ) -> list[Path]:
     """Frames in folder/stem/, then the videos folder/stem_rgb.mp4 and folder/stem_disp.mp4; the videos' paths."""
     videos = []
-    for kind, files in zip(
-        ("rgb", "disp"), render_views(studio, cameras, folder / stem, "video"), strict=True
-    ):
+    for kind, files in zip(("rgb", "disp"), render_views(studio, cameras, folder / stem, "video"), strict=True):
         frames = [torch.from_numpy(_read(path)) for path in files]
         video = write_video(folder / f"{stem}_{kind}.mp4", frames, fps)
         if video.note:
@@ -99,9 +98,22 @@ def render_video(
     return videos
 
 
-def _read(path: Path):
-    import numpy as np
+def reduced(cameras: Cameras, factor: int) -> Cameras:
+    """The cameras at 1/factor of their resolution."""
+    return cameras.resized(max(1, cameras.width // factor), max(1, cameras.height // factor))
 
+
+def render_path(
+    studio: Studio, folder: Path, options: Options, path: str, step: int, say: Callable[[str], None]
+) -> list[Path]:
+    """A video along a camera path ("auto": the one that suits the scene), named {expname}_{path}_{step}."""
+    scene = studio.scene
+    name = default_path(scene) if path == "auto" else path
+    cameras = reduced(scene.cameras.with_poses(make_path(name, scene, options.frames)), options.render_factor)
+    return render_video(studio, cameras, folder, f"{options.expname}_{name}_{step:06d}", options.fps, say)
+
+
+def _read(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         return np.array(image.convert("RGB"))
 

@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 from nerf_dfa.errors import UserError
 from nerf_dfa.evaluation.metrics import to_uint8
-from nerf_dfa.nerf.model import build_model, codec, inference_settings, training_settings
+from nerf_dfa.nerf.model import build_model, codec, inference_settings, scene_box, training_settings
 from nerf_dfa.nerf.options import Options, check_read, parse
-from nerf_dfa.nerf.outputs import Studio, make_studio, render_test_set, render_video, write_report
+from nerf_dfa.nerf.outputs import Studio, make_studio, render_path, render_test_set, write_report
 from nerf_dfa.nerf.run import (
     check_continues,
     load_run_scene,
@@ -23,7 +23,7 @@ from nerf_dfa.nerf.run import (
     write_args,
 )
 from nerf_dfa.nerf.task import NerfTask
-from nerf_dfa.scenes import Scene, default_path, make_path
+from nerf_dfa.scenes import Scene
 from nerf_dfa.training.checkpoints import list_checkpoints
 from nerf_dfa.training.devices import choose_device
 from nerf_dfa.training.schedules import exponential
@@ -78,7 +78,7 @@ def run(argv: list[str], default_config: Path | None) -> int:
 def make_trainer(options: Options, scene: Scene, device: torch.device) -> Trainer:
     """Model, task and optimiser of the options, before the first step."""
     torch.manual_seed(options.seed)
-    model = build_model(options).to(device)
+    model = build_model(options, scene_box(scene, options.bound)).to(device)
     task = NerfTask(
         scene,
         training_settings(options, device),
@@ -184,14 +184,7 @@ def _test_set(trainer: Trainer, studio: Studio, options: Options, folder: Path, 
 
 
 def _video(trainer: Trainer, studio: Studio, options: Options, folder: Path) -> list[Path]:
-    """The camera path as frames and videos."""
-    scene = studio.scene
-    path = default_path(scene) if options.path == "auto" else options.path
-    cameras = scene.cameras.with_poses(make_path(path, scene, options.frames))
-    factor = options.render_factor
-    cameras = cameras.resized(max(1, cameras.width // factor), max(1, cameras.height // factor))
-    stem = f"{options.expname}_{path}_{trainer.finished:06d}"
-    return render_video(studio, cameras, folder, stem, options.fps, tqdm.write)
+    return render_path(studio, folder, options, options.path, trainer.finished, tqdm.write)
 
 
 def _preview(studio: Studio) -> torch.Tensor:

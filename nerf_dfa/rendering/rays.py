@@ -26,6 +26,15 @@ class Rays(NamedTuple):
     near: Float[Tensor, "*batch"]
     far: Float[Tensor, "*batch"]
 
+    def clipped(self, box: Float[Tensor, "2 3"]) -> Rays:
+        """The same rays, with near and far where they enter and leave a box; near = far where they miss it."""
+        direction = torch.where(self.directions.abs() < 1e-9, 1e-9, self.directions)
+        a, b = ((corner - self.origins) / direction for corner in box)
+        near = torch.maximum(torch.minimum(a, b).amax(-1), self.near)
+        far = torch.minimum(torch.maximum(a, b).amin(-1), self.far)
+        missed = near >= far
+        return self._replace(near=torch.where(missed, self.near, near), far=torch.where(missed, self.near, far))
+
     def map(self, function) -> Rays:
         """The function applied to each of the five tensors."""
         return Rays(*(function(x) for x in self))
@@ -85,7 +94,5 @@ def to_ndc(
     dx, dy, dz = directions.unbind(-1)
     ax, ay = 2 * fx / width, 2 * fy / height
     ndc_origins = torch.stack([-ax * ox / oz, -ay * oy / oz, 1 + 2 * near / oz], dim=-1)
-    ndc_directions = torch.stack(
-        [-ax * (dx / dz - ox / oz), -ay * (dy / dz - oy / oz), -2 * near / oz], dim=-1
-    )
+    ndc_directions = torch.stack([-ax * (dx / dz - ox / oz), -ay * (dy / dz - oy / oz), -2 * near / oz], dim=-1)
     return ndc_origins, ndc_directions

@@ -26,8 +26,8 @@ class RenderSettings:
     samples: coarse samples of a ray; importance: further ones, drawn where the coarse weights are large (0: the
     coarse field alone). lindisp: coarse strata equal in disparity. background: grey value behind the scene.
     perturb: samples are random and noise: standard deviation of the noise on the raw density, both while training
-    only. opaque_end: the last sample stands for all that lies behind it. netchunk: most points that go through a field at once. dual: NeRF-Dual, see
-    `render_rays`.
+    only. opaque_end: the last sample stands for all that lies behind it. netchunk: most points that go through a
+    field at once. dual: NeRF-Dual, see `render_rays`.
     """
 
     samples: int = 64
@@ -61,9 +61,7 @@ class RenderedRays(NamedTuple):
         return self.coarse if self.fine is None else self.fine
 
 
-def query(
-    field: Field, rays: Rays, t: Float[Tensor, "rays samples"], netchunk: int
-) -> Float[Tensor, "rays samples 4"]:
+def query(field: Field, rays: Rays, t: Float[Tensor, "rays samples"], netchunk: int) -> Float[Tensor, "rays samples 4"]:
     """The field's raw outputs at depths t of the rays, at most about `netchunk` points at a time."""
     step = max(1, netchunk // t.shape[1])
     raw = []
@@ -90,8 +88,11 @@ def render_rays(
             noise = torch.randn(t.shape, device=t.device, generator=generator) * settings.noise
         sigma, rgb = field.activate(raw, noise)
         delta = intervals(t, rays.far, rays.directions, settings.opaque_end)
-        return composite(sigma, rgb, t, delta, rays.far, settings.background)
+        return composite(sigma, rgb, t, delta, far, settings.background)
 
+    far = rays.far
+    if model.coarse.box is not None:
+        rays = rays.clipped(model.coarse.box)
     jitter = generator if settings.perturb else None
     t = stratified(rays.near, rays.far, settings.samples, settings.lindisp, jitter)
     coarse = pixels(model.coarse, query(model.coarse, rays, t, settings.netchunk), t)

@@ -37,8 +37,8 @@ def stratified(
 
 
 def inverse_transform(
-    edges: Float[Tensor, "*batch bins+1"],
-    weights: Float[Tensor, "*batch bins"],
+    edges: Float[Tensor, "*batch edges"],
+    weights: Float[Tensor, "*batch edges-1"],
     count: int,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "*batch {count}"]:

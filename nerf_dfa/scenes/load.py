@@ -32,7 +32,7 @@ FORMATS: dict[str, Format] = {}
 
 
 def register(name: str, recognise: Callable[[Path], bool], load: Callable[..., Scene], sign: str) -> None:
-    """Adds a format, or replaces the one of that name. What fits several formats is read as the first added."""
+    """Adds or replaces a format. A folder that fits several is read as the one first added."""
     parameters = inspect.signature(load).parameters.values()
     options = tuple(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
     FORMATS[name] = Format(recognise, load, options, sign)
@@ -56,8 +56,8 @@ def load_scene(datadir: str | Path, dataset_type: str = "auto", **options: Any) 
         options: the format's own options, such as half_res or factor: see its loader.
 
     Raises:
-        UserError: the folder is missing or of no known format, the format does not have an option, or the scene
-            is damaged.
+        UserError: the folder is missing or of no known format, an option is not the format's, or the scene is
+            damaged.
     """
     root = Path(datadir).expanduser()
     if not root.is_dir():

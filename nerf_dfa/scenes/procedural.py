@@ -40,7 +40,7 @@ SPLIT_PHASES = {"train": 0.0, "val": 1.2, "test": 5.4}
 
 GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
 SAMPLES = 16
-BAND = 8192  # pixels traced together: bounds memory for large pictures
+BAND = 10_000  # pixels traced together: bounds memory for large pictures
 SURFACE_OFFSET = 1e-4  # secondary rays start this far above the surface, well over float32 rounding
 
 LIGHT_DIRECTION = (0.62, -0.36, 0.70)
@@ -153,8 +153,8 @@ class Box:
 
     def entry(self, o: Float[Tensor, "3 n"], d: Float[Tensor, "3 n"]) -> Float[Tensor, " n"]:
         o, d, half = self.rotation() @ o, self.rotation() @ d, column(self.half)
-        middle, spread = -o / d, half / d.abs()
-        enter, leave = (middle - spread).amax(0), (middle + spread).amin(0)
+        one, other = (-half - o) / d, (half - o) / d
+        enter, leave = torch.minimum(one, other).amax(0), torch.maximum(one, other).amin(0)
         return torch.where(enter < leave, enter, math.inf)
 
     def normal(self, points: Float[Tensor, "3 n"]) -> Float[Tensor, "3 n"]:
@@ -268,9 +268,7 @@ def meet(
     return near, torch.where(t > 0, t, math.inf)
 
 
-def nearest(
-    o: Float[Tensor, "3 n"], d: Float[Tensor, "3 n"]
-) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
+def nearest(o: Float[Tensor, "3 n"], d: Float[Tensor, "3 n"]) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
     """Distance in lengths of d to the first solid along each ray (inf if none), and which of SOLIDS it is."""
     t = torch.full((d.shape[1],), math.inf)
     which = torch.zeros(d.shape[1], dtype=torch.int64)

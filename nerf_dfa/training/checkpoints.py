@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +40,10 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         contents = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise UserError(f"no checkpoint at {path}") from None
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, ValueError, KeyError) as error:
-        raise UserError(f"{path} is not a readable checkpoint: {error}".splitlines()[0]) from error
+    except Exception as error:  # rubbish makes torch's reader raise almost anything
+        raise UserError(
+            f"{path} is not a readable checkpoint: {type(error).__name__}: {error}".splitlines()[0]
+        ) from error
     if not isinstance(contents, dict):
         raise UserError(f"{path} is not a checkpoint of this program: it holds a {type(contents).__name__}")
     return contents

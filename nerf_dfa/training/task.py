@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 
+@runtime_checkable
 class Task(Protocol):
     """A learning problem. Everything random comes from the generator, which the trainer keeps and saves."""
 
     def batch(self, step: int, generator: torch.Generator) -> Any:
         """The training batch of this step (counted from 1), on the device."""
 
-    def loss(
-        self, model: nn.Module, batch: Any, generator: torch.Generator
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, model: nn.Module, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """The scalar to minimise, and scalars to show (no gradient; they may stay on the device)."""
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:

@@ -13,6 +13,8 @@ from nerf_dfa.evaluation.metrics import write_metrics
 from nerf_dfa.evaluation.published import LLFF_REAL, MEANS, METHODS, NERF_SYNTHETIC, lookup
 from nerf_dfa.evaluation.report import git_commit, main
 
+SIZES = {"netdepth": 4, "netwidth": 128, "netdepth_fine": 8, "netwidth_fine": 256}
+
 
 def example(**changes):
     metrics = {
@@ -31,7 +33,7 @@ def example(**changes):
         "psnr": 25.125,
         "ssim": 0.8765,
         "lpips": None,
-        "lpips_unavailable": "lpips cannot be imported (RuntimeError: operator torchvision::nms does not exist)",
+        "lpips_unavailable": "lpips cannot be imported (operator torchvision::nms does not exist)",
         "images": [{"name": "r_0.png", "psnr": 25.125, "ssim": 0.8765, "lpips": None}],
         "dual": False,
         "commit": "abc1234",
@@ -148,9 +150,7 @@ class TestMarkdown:
         assert "pipe\\|name" in text
 
     def test_own_scenes_have_no_published_columns(self, capsys, run):
-        text = printed(
-            capsys, run("a", scene="garden", lpips=0.25), run("b", scene="lego", dataset_type="llff")
-        )
+        text = printed(capsys, run("a", scene="garden", lpips=0.25), run("b", scene="lego", dataset_type="llff"))
         assert "NeRF" not in text
         assert "800x800" not in text
         assert " 0.250 " in text
@@ -173,6 +173,9 @@ class TestMarkdown:
             ({"field": "grid", "netdepth": 8, "netwidth": 256}, "grid"),
             ({"field": "mlp", "netdepth": 4, "netwidth": 128}, "mlp 4x128"),
             ({}, "-"),
+            (SIZES | {"N_importance": 0}, "mlp 4x128"),
+            (SIZES | {"N_importance": 64}, "mlp 4x128 + 8x256"),
+            (SIZES | {"N_importance": 64, "netdepth_fine": 4, "netwidth_fine": 128}, "mlp 4x128"),
         ],
     )
     def test_field_from_settings(self, capsys, run, settings, shown):
@@ -246,9 +249,7 @@ class TestCsv:
 class TestLatex:
     def test_specials_are_escaped(self, capsys, run):
         text = printed(capsys, run("lego_dfa_50%&#${}~^\\", scene="gar_den", lpips=0.1), "--format", "latex")
-        assert (
-            r"lego\_dfa\_50\%\&\#\$\{\}\textasciitilde{}\textasciicircum{}\textbackslash{} & gar\_den" in text
-        )
+        assert r"lego\_dfa\_50\%\&\#\$\{\}\textasciitilde{}\textasciicircum{}\textbackslash{} & gar\_den" in text
 
     def test_structure(self, capsys, run):
         text = printed(capsys, run("a_b"), run("c_d", learning_rule="bp"), "--format=latex")
@@ -294,9 +295,7 @@ class TestMistakes:
     def test_a_file_instead_of_a_folder(self, capsys, run):
         assert "no such file" in self.error(capsys, run("good") + "/metrics.json")
 
-    @pytest.mark.parametrize(
-        "text", ["", "{", '{"psnr": NaN}', '{"a": 1}\n{"a": 2}', "[" * 100_000, "\udcff\udcfe"]
-    )
+    @pytest.mark.parametrize("text", ["", "{", '{"psnr": NaN}', '{"a": 1}\n{"a": 2}', "[" * 100_000, "\udcff\udcfe"])
     def test_broken_json(self, capsys, tmp_path, text):
         (tmp_path / "metrics.json").write_text(text, encoding="utf-8", errors="surrogateescape")
         assert f"{tmp_path}/metrics.json: not valid JSON" in self.error(capsys, str(tmp_path))
@@ -333,9 +332,7 @@ class TestGitCommit:
 
         def git(*arguments):
             identity = ["-c", "user.name=n", "-c", "user.email=e"]
-            done = subprocess.run(
-                ["git", "-C", tmp_path, *identity, *arguments], check=True, capture_output=True
-            )
+            done = subprocess.run(["git", "-C", tmp_path, *identity, *arguments], check=True, capture_output=True)
             return done.stdout.decode().strip()
 
         return git

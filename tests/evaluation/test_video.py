@@ -28,7 +28,7 @@ class TestWriteVideo:
         assert (path, note) == (tmp_path / "spiral.mp4", None)
         with imageio.get_reader(path) as reader:
             meta = reader.get_meta_data()
-            frames = list(reader)
+            frames = list(reader.iter_data())
         assert meta["size"] == (width, height)
         assert meta["fps"] == 10
         assert meta["codec"] == "h264"
@@ -54,13 +54,13 @@ class TestWriteVideo:
         frames = (torch.tensor(frame) for frame in plain_frames(16, 16))
         path, _ = write_video(tmp_path / "t.mp4", frames)
         with imageio.get_reader(path) as reader:
-            assert len(list(reader)) == len(COLOURS)
+            assert len(list(reader.iter_data())) == len(COLOURS)
 
     def test_one_frame(self, tmp_path):
         path, note = write_video(tmp_path / "one.mp4", plain_frames(16, 16)[:1])
         assert note is None
         with imageio.get_reader(path) as reader:
-            assert len(list(reader)) == 1
+            assert len(list(reader.iter_data())) == 1
 
     def test_minimum_size_enlarges_by_a_whole_factor(self, tmp_path):
         path, _ = write_video(tmp_path / "big.mp4", plain_frames(30, 40), min_size=100)
@@ -75,9 +75,7 @@ class TestWriteVideo:
         with imageio.get_reader(path) as reader:
             assert reader.get_meta_data()["fps"] == pytest.approx(29.97, abs=0.01)
 
-    @pytest.mark.parametrize(
-        "frames", [[], iter([np.zeros((4, 4, 3), np.uint8), np.zeros((4, 6, 3), np.uint8)])]
-    )
+    @pytest.mark.parametrize("frames", [[], iter([np.zeros((4, 4, 3), np.uint8), np.zeros((4, 6, 3), np.uint8)])])
     def test_frames_must_be_there_and_of_one_size(self, tmp_path, frames):
         with pytest.raises(ValueError, match="frames of one size"):
             write_video(tmp_path / "v.mp4", frames)

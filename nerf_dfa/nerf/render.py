@@ -1,0 +1,190 @@
+"""The program render.py: new views, videos and scores of a trained run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import torch
+
+from nerf_dfa.errors import UserError
+from nerf_dfa.nerf.model import inference_settings
+from nerf_dfa.nerf.options import Options, check
+from nerf_dfa.nerf.outputs import (
+    Studio,
+    make_studio,
+    reduced,
+    render_path,
+    render_test_set,
+    render_views,
+    write_report,
+)
+from nerf_dfa.nerf.run import Trained, load_run, load_run_scene, scene_format
+from nerf_dfa.scenes import PATHS, look_at
+from nerf_dfa.scenes.paths import nearest_to_axes
+from nerf_dfa.training.devices import choose_device
+
+# Flags that stand in for the run's own options of the same name.
+OVERRIDES = "datadir testskip chunk netchunk dual device precision render_factor frames fps".split()
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line and raise UserError."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(" ".join(message.split()))
+
+
+def make_parser() -> Parser:
+    parser = Parser(
+        prog="render.py",
+        description="Render a trained run: its test views with their scores, a camera path, or one pose.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--run", required=True, help="run folder, as train.py made it")
+    parser.add_argument("--step", type=int, default=None, help="checkpoint of this step [the last]")
+    parser.add_argument("--out", default=None, help="folder to write to [the run folder]")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--path", choices=list(PATHS), default=None, help="a video along this path")
+    what.add_argument(
+        "--pose",
+        default=None,
+        help="one view: azimuth,elevation,distance (degrees, scene units; around the scene's middle), "
+        "12 or 16 numbers of a camera-to-world matrix by rows, or a file that holds them",
+    )
+    parser.add_argument("--frames", type=int, help="frames of the video")
+    parser.add_argument("--fps", type=int, help="frames per second")
+    parser.add_argument("--render_factor", type=int, help="divide the resolution by this")
+    parser.add_argument("--dual", nargs="?", const="pixels", choices=["none", "pixels", "raw"],
+                        help="NeRF-Dual: average both networks' pixels (or raw outputs)")  # fmt: skip
+    parser.add_argument("--chunk", type=int, help="rays at once; halved when memory runs out")
+    parser.add_argument("--netchunk", type=int, help="points through a network at once")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"])
+    parser.add_argument("--precision", choices=["fp32", "bf16"])
+    parser.add_argument("--datadir", help="the scene's folder, if it has moved")
+    parser.add_argument("--testskip", type=int, help="render every Nth test view")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the program; returns its exit status: 0, or 2 for a user's mistake (one line)."""
+    try:
+        return run(sys.argv[1:] if argv is None else argv)
+    except UserError as error:
+        print(f"render.py: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("render.py: interrupted; the images written so far are whole", file=sys.stderr)
+        return 130
+
+
+def run(argv: list[str]) -> int:
+    args = make_parser().parse_args(argv)
+    _check_read(args)
+    folder = Path(args.run)
+    given = {name: getattr(args, name) for name in OVERRIDES if hasattr(args, name)}
+    device = choose_device(given.get("device", "auto"))
+    trained = load_run(folder, device, args.step)
+    options = replace(trained.options, **given)
+    check(options)
+    if options.dual != "none" and trained.model.fine is None:
+        raise UserError(f"--dual: {folder} has no fine network (N_importance = 0)")
+    dataset_type = scene_format(options)
+    scene = load_run_scene(options, dataset_type)
+    studio = make_studio(trained.model, scene, inference_settings(options, device), options, print)
+    out = folder if args.out is None else Path(args.out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if args.path is not None:
+            made = render_path(studio, out, options, args.path, trained.step, print)
+        elif args.pose is not None:
+            made = _render_pose(studio, out, options, args.pose, trained.step)
+        else:
+            made = _render_test(studio, out, options, trained, dataset_type)
+    except OSError as error:
+        raise UserError(f"cannot write to {out}: {error.strerror or error}") from error
+    for line in made:
+        print(line)
+    return 0
+
+
+def _check_read(args: argparse.Namespace) -> None:
+    """UserError for a flag that what is asked for would not read."""
+    if args.path is None:
+        for name in ("frames", "fps"):
+            if hasattr(args, name):
+                raise UserError(f"--{name} has no effect without --path circle|spiral|test")
+    elif args.path == "test" and hasattr(args, "frames"):
+        raise UserError("--frames has no effect with --path test, which has a frame for each test view")
+    if hasattr(args, "testskip") and (args.pose is not None or args.path in ("circle", "spiral")):
+        raise UserError("--testskip has no effect here: no test view is rendered")
+
+
+def _render_test(studio: Studio, out: Path, options: Options, trained: Trained, dataset_type: str) -> list[str | Path]:
+    """The test views; their scores where they are rendered at full resolution."""
+    if not studio.scene.split.get("test"):
+        raise UserError(f"{options.datadir} has no test views; give --path or --pose")
+    folder = out / f"testset_{trained.step:06d}{'' if options.dual == 'none' else '_dual_' + options.dual}"
+    if options.render_factor > 1:
+        _, cameras, _ = studio.scene.views("test")
+        render_views(studio, reduced(cameras, options.render_factor), folder, "test views")
+        return [folder, "not scored: --render_factor changes the resolution"]
+    scores = render_test_set(studio, folder)
+    name = "metrics.json" if options.dual == "none" else f"metrics_dual_{options.dual}.json"
+    write_report(out / name, scores, options, studio.scene, dataset_type, studio.model, trained.step, trained.seconds)
+    return [folder, out / name, f"PSNR {scores['psnr']:.2f} dB over {scores['views']} test views"]
+
+
+def _render_pose(studio: Studio, out: Path, options: Options, text: str, step: int) -> list[Path]:
+    """One view as pose_{step}.png and its disparity; a number is added where there is one already."""
+    pose = parse_pose(text, studio.scene.cameras.poses, studio.scene.up)
+    cameras = reduced(studio.scene.cameras.with_poses(pose[None]), options.render_factor)
+    folder, number = out / f"pose_{step:06d}", 1
+    while folder.exists():
+        folder, number = out / f"pose_{step:06d}_{number}", number + 1
+    colours, depths = render_views(studio, cameras, folder, "pose")
+    return [*colours, *depths]
+
+
+def parse_pose(text: str, poses: torch.Tensor, up: tuple[float, float, float]) -> torch.Tensor:
+    """Camera-to-world (3, 4) of what the user gave: three numbers around the scene's middle, a matrix, or a file.
+
+    poses: the scene's own cameras, whose axes meet in its middle; up: the direction that elevation counts from.
+    """
+    source = Path(text)
+    if source.is_file():
+        try:
+            text = source.read_text()
+        except (OSError, UnicodeDecodeError):
+            raise UserError(f"--pose {source}: not a text file of numbers") from None
+    try:
+        numbers = [float(word) for word in text.translate(str.maketrans("[](),;", "      ")).split()]
+    except ValueError:
+        raise UserError(f"--pose {text[:80]!r}: neither a file nor numbers") from None
+    if len(numbers) == 3:
+        return _around(*numbers, centre=nearest_to_axes(poses), up=torch.tensor(up))
+    if len(numbers) not in (12, 16):
+        raise UserError(f"--pose: {len(numbers)} numbers; expected 3 (azimuth,elevation,distance), 12 or 16")
+    matrix = torch.tensor(numbers[:12]).view(3, 4)
+    error = (matrix[:, :3].T @ matrix[:, :3] - torch.eye(3)).abs().max().item()
+    if not np.isfinite(numbers).all() or error > 1e-3:
+        raise UserError(f"--pose: its left 3x3 part is not a rotation (off by {error:.2g})")
+    return matrix
+
+
+def _around(azimuth: float, elevation: float, distance: float, centre: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """A camera that looks at the centre from these angles in degrees; azimuth 0 is the axis least along `up`."""
+    if not -90 < elevation < 90 or distance <= 0:
+        raise UserError("--pose: elevation lies between -90 and 90 degrees, and the distance is positive")
+    up = up.to(centre)
+    start = torch.eye(3).to(centre)[up.abs().argmin()]
+    east = torch.nn.functional.normalize(start - (start @ up) * up, dim=0)
+    north = torch.linalg.cross(up, east)
+    a, e = np.radians(azimuth), np.radians(elevation)
+    direction = np.cos(e) * (np.cos(a) * east + np.sin(a) * north) + np.sin(e) * up
+    return look_at(centre + distance * direction, centre, up)

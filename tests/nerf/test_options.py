@@ -1,0 +1,177 @@
+"""Flags and config files: nerf-pytorch's meanings, and one line for every mistake."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from nerf_dfa.errors import UserError
+from nerf_dfa.nerf.options import Options, check_read, parse, to_text
+from nerf_dfa.nerf.run import read_args, write_args
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+# The flags of nerf-pytorch that keep their names here.
+NERF_PYTORCH = """
+expname basedir datadir dataset_type netdepth netwidth netdepth_fine netwidth_fine N_rand lrate lrate_decay chunk
+netchunk no_batching no_reload ft_path N_samples N_importance perturb use_viewdirs i_embed multires multires_views
+raw_noise_std render_only render_test render_factor precrop_iters precrop_frac testskip white_bkgd half_res factor
+llffhold no_ndc lindisp spherify i_print i_img i_weights i_testset i_video
+""".split()
+
+# What its two kinds of config files hold, typed in again.
+BLENDER_FILE = """
+expname = blender_paper_lego
+basedir = ./logs
+datadir = ./data/nerf_synthetic/lego
+dataset_type = blender
+no_batching = True
+use_viewdirs = True
+white_bkgd = True
+lrate_decay = 500
+N_samples = 64
+N_importance = 128
+N_rand = 1024
+precrop_iters = 500
+precrop_frac = 0.5
+half_res = True
+"""
+LLFF_FILE = """
+expname = fern_test
+basedir = ./logs
+datadir = ./data/nerf_llff_data/fern
+dataset_type = llff
+factor = 8
+llffhold = 8
+N_rand = 1024
+N_samples = 64
+N_importance = 64
+use_viewdirs = True
+raw_noise_std = 1e0
+"""
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+def test_every_flag_of_nerf_pytorch_is_there():
+    assert set(NERF_PYTORCH) <= {f.name for f in fields(Options)}
+
+
+def test_a_blender_config_of_nerf_pytorch_reads_unchanged(tmp_path):
+    options, given, _ = parse(["--config", write(tmp_path / "lego.txt", BLENDER_FILE)])
+    check_read(options, given, "blender")
+    assert (options.expname, options.basedir) == ("blender_paper_lego", "./logs")
+    assert options.no_batching
+    assert options.white_bkgd
+    assert options.half_res
+    assert (options.N_samples, options.N_importance, options.N_rand) == (64, 128, 1024)
+    assert (options.lrate, options.lrate_decay, options.precrop_iters) == (5e-4, 500, 500)
+
+
+def test_an_llff_config_of_nerf_pytorch_reads_unchanged(tmp_path):
+    options, given, _ = parse(["--config", write(tmp_path / "fern.txt", LLFF_FILE)])
+    check_read(options, given, "llff")
+    assert (options.factor, options.llffhold, options.raw_noise_std) == (8, 8, 1.0)
+    assert not options.no_ndc
+
+
+def test_the_command_line_wins_over_the_file(tmp_path):
+    path = write(tmp_path / "a.txt", "N_rand = 7\nuse_viewdirs = False\n# a remark\nN_samples = 5\n")
+    options, given, _ = parse(["--config", path, "--N_rand", "9"])
+    assert (options.N_rand, options.N_samples, options.use_viewdirs) == (9, 5, False)
+    assert {"N_rand", "N_samples"} <= given
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.txt")), ids=lambda p: str(p.relative_to(CONFIGS)))
+def test_every_config_loads_and_holds_nothing_unread(path):
+    options, given, _ = parse(["--config", str(path)])
+    kind = {"demo": "blender"}.get(options.dataset_type, options.dataset_type)
+    check_read(options, given, kind)
+    assert options.expname == f"{path.stem}_{options.learning_rule}"
+
+
+def test_there_is_a_config_for_each_blender_scene():
+    scenes = "chair drums ficus hotdog lego materials mic ship".split()
+    assert {p.stem for p in (CONFIGS / "blender").glob("*.txt")} >= set(scenes)
+
+
+def test_without_scene_or_config_the_default_config_is_read(tmp_path):
+    default = Path(write(tmp_path / "demo.txt", "N_rand = 11\n"))
+    assert parse([], default)[0].N_rand == 11
+    assert parse(["--learning_rule", "bp"], default)[0].expname == "demo_bp"
+    assert parse(["--datadir=x"], default)[0].N_rand == 4096
+
+
+def test_args_txt_is_read_back_as_it_was_written(tmp_path):
+    text = BLENDER_FILE + "seed = 4\nimage_size = 50\n".replace("image_size = 50\n", "")
+    options, _, config = parse(["--config", write(tmp_path / "lego.txt", text)])
+    write_args(tmp_path / "run", options, "blender", config)
+    assert read_args(tmp_path / "run") == options
+    assert (tmp_path / "run" / "config.txt").read_text() == text
+    assert "factor" not in [line.split(" = ")[0] for line in to_text(options, "blender").splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--no_such_flag", "3"], "no_such_flag"),
+        (["--N_rand", "many"], "--N_rand: invalid int value: 'many'"),
+        (["--N_rand", "0"], "--N_rand 0: it has to be greater than 0"),
+        (["--lrate", "-1"], "--lrate -1.0"),
+        (["--i_print", "-5"], "--i_print -5: it cannot be negative"),
+        (["--learning_rule", "magic"], "--learning_rule: invalid choice: 'magic'"),
+        (["--dataset_type", "magic"], "--dataset_type: invalid choice"),
+        (["--perturb", "0.5"], "--perturb 0.5"),
+        (["--i_embed", "3"], "--i_embed 3"),
+        (["--precrop_frac", "1.5"], "--precrop_frac 1.5"),
+        (["--near", "3", "--far", "2"], "near has to be less than far"),
+        (["--config", "/nowhere/a.txt"], "/nowhere/a.txt"),
+        (["--N_ra", "8"], "N_ra"),
+    ],
+)
+def test_a_wrong_flag_gives_one_line_that_names_it(argv, message):
+    with pytest.raises(UserError) as caught:
+        parse(argv)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("N_rand = 4\nlearning_rate = 3\n", "learning_rate"),
+        ("N_rand = 4\njust some words in a line\n", "a.txt"),
+        ("N_rand = many\n", "many"),
+        ("white_bkgd = perhaps\n", "white_bkgd"),
+    ],
+)
+def test_a_wrong_line_in_a_config_gives_one_line_that_names_it(tmp_path, text, message):
+    with pytest.raises(UserError) as caught:
+        parse(["--config", write(tmp_path / "a.txt", text)])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("argv", "kind", "name"),
+    [
+        (["--factor", "8"], "blender", "factor"),
+        (["--spherify"], "blender", "spherify"),
+        (["--half_res"], "llff", "half_res"),
+        (["--testskip", "2"], "llff", "testskip"),
+        (["--netdepth_fine", "3"], "blender", "netdepth_fine"),
+        (["--dual", "pixels"], "blender", "dual"),
+        (["--multires", "3", "--i_embed", "-1"], "blender", "multires"),
+        (["--multires_views", "3"], "blender", "multires_views"),
+        (["--precrop_frac", "0.3"], "blender", "precrop_frac"),
+        (["--render_test"], "blender", "render_test"),
+        (["--path", "test", "--frames", "3"], "blender", "frames"),
+    ],
+)
+def test_a_flag_that_the_mode_would_not_read_is_refused(argv, kind, name):
+    options, given, _ = parse(argv)
+    with pytest.raises(UserError, match=f"^--{name} has no effect here: "):
+        check_read(options, given, kind)

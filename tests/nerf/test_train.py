@@ -1,0 +1,345 @@
+"""train.py and render.py as a person runs them, on a tiny scene."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nerf_dfa.evaluation.metrics import mse_to_psnr
+from nerf_dfa.nerf import render, train
+from nerf_dfa.nerf.run import load_run
+from nerf_dfa.training.checkpoints import load_checkpoint
+
+ROOT = Path(__file__).parents[2]
+SMALL = (
+    "--white_bkgd --netdepth 2 --netwidth 16 --multires 4 --N_samples 8 --N_rand 32 --N_iters 6 --i_weights 4 "
+    "--i_print 2 --i_img 3 --frames 2 --lrate 1e-2 --device cpu"
+).split()
+
+
+@pytest.fixture
+def flags(tiny_scene, tmp_path):
+    """Flags of a tiny run in tmp_path/runs/tiny."""
+    return ["--datadir", str(tiny_scene), "--basedir", str(tmp_path / "runs"), "--expname", "tiny", *SMALL]
+
+
+@pytest.fixture
+def run(tmp_path):
+    return tmp_path / "runs" / "tiny"
+
+
+def weights(path: Path) -> dict:
+    return load_checkpoint(path)["network_fn_state_dict"]
+
+
+def one_line(capsys, program="train.py") -> str:
+    text = capsys.readouterr().err.strip().splitlines()
+    assert len(text) == 1, text
+    assert text[0].startswith(f"{program}: error: ")
+    return text[0]
+
+
+MODES = {
+    "dfa": [],
+    "bp, coarse and fine": ["--learning_rule", "bp", "--N_importance", "4", "--netdepth_fine", "3", "--use_viewdirs"],
+    "shallow": ["--learning_rule", "shallow"],
+    "grid": ["--field", "grid", "--grid_min", "4", "--grid_max", "8", "--grid_levels", "2"],
+    "the paper's density, noise, disparity": "--density_activation relu --raw_noise_std 1 --lindisp".split(),
+    "one image, precrop, no jitter": "--no_batching --precrop_iters 3 --perturb 0".split(),
+    "bf16": ["--precision", "bf16"],
+    "black background, no encoding": ["--i_embed", "-1"],
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_run_writes_its_folder(flags, run, mode):
+    flags = [f for f in flags if not (f == "--white_bkgd" and "black" in mode)]
+    if "--i_embed" in MODES[mode] or "grid" in MODES[mode]:
+        i = flags.index("--multires")
+        del flags[i : i + 2]
+    if "grid" in MODES[mode]:
+        for name in ("--netdepth", "--netwidth"):
+            i = flags.index(name)
+            del flags[i : i + 2]
+    assert train.main([*flags, *MODES[mode]]) == 0
+    names = {p.name for p in run.iterdir()}
+    assert {"args.txt", "000004.tar", "000006.tar", "metrics.json", "testset_000006"} <= names
+    assert {"tiny_circle_000006", "tiny_circle_000006_rgb.mp4", "tiny_circle_000006_disp.mp4"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert sorted(p.name for p in (run / "testset_000006").glob("*.png")) == ["000.png", "001.png"]
+    assert not [p for p in run.rglob("*") if "tmp" in p.name]
+
+
+def test_metrics_are_those_of_the_files_on_disk(flags, run, tiny_scene):
+    assert train.main(flags) == 0
+    report = json.loads((run / "metrics.json").read_text())
+    psnrs = []
+    for i in range(2):
+        rgba = np.asarray(Image.open(tiny_scene / "test" / f"r_{i}.png"), dtype=np.float64) / 255
+        truth = np.rint((rgba[..., :3] * rgba[..., 3:] + 1 - rgba[..., 3:]) * 255) / 255
+        seen = np.asarray(Image.open(run / "testset_000006" / f"{i:03d}.png"), dtype=np.float64) / 255
+        psnrs.append(-10 * np.log10(((truth - seen) ** 2).mean()))
+    assert report["psnr"] == pytest.approx(np.mean(psnrs), abs=0.02)
+    assert [image["psnr"] for image in report["images"]] == pytest.approx(psnrs, abs=0.02)
+    assert report["learning_rule"] == "dfa"
+    assert report["steps"] == 6
+    assert report["parameters"] == sum(w.numel() for w in weights(run / "000006.tar").values())
+
+
+def test_a_run_stopped_and_started_again_equals_an_unbroken_one_bit_for_bit(flags, run, tmp_path):
+    assert train.main([*flags, "--expname", "whole"]) == 0
+    assert train.main([*flags, "--N_iters", "4"]) == 0
+    assert train.main(flags) == 0
+    a, b = weights(tmp_path / "runs" / "whole" / "000006.tar"), weights(run / "000006.tar")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    rules = [load_checkpoint(p / "000006.tar")["learning_rule_state_dict"] for p in (tmp_path / "runs" / "whole", run)]
+    assert torch.equal(*(r["coarse"]["rule.feedback.matrix"] for r in rules))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_run_that_is_interrupted_or_killed_goes_on_to_the_same_weights(flags, run, tmp_path, number):
+    long = [*flags, "--N_iters", "300", "--i_weights", "5"]
+    program = subprocess.Popen(
+        [sys.executable, ROOT / "train.py", *long], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not list(run.glob("*.tar")) and time.monotonic() < deadline and program.poll() is None:
+        time.sleep(0.02)
+    program.send_signal(number)
+    assert program.wait(60) == (130 if number == signal.SIGINT else -signal.SIGKILL)
+    assert 0 < max(int(p.stem) for p in run.glob("*.tar")) < 300
+
+    assert train.main(long) == 0
+    assert train.main([*long, "--expname", "whole"]) == 0
+    a, b = weights(tmp_path / "runs" / "whole" / "000300.tar"), weights(run / "000300.tar")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_finished_run_is_not_trained_again(flags, run, capsys):
+    assert train.main(flags) == 0
+    before = (run / "000006.tar").read_bytes()
+    assert train.main(flags) == 0
+    after = weights(run / "000006.tar")
+    (run / "copy.tar").write_bytes(before)
+    assert all(torch.equal(w, after[name]) for name, w in weights(run / "copy.tar").items())
+
+
+def test_no_reload_starts_anew_and_keeps_what_was_there(flags, run):
+    assert train.main(flags) == 0
+    assert train.main([*flags, "--no_reload", "--seed", "9", "--N_iters", "2"]) == 0
+    assert (run / "replaced_001" / "000006.tar").is_file()
+    assert [p.name for p in run.glob("*.tar")] == ["000002.tar"]
+
+
+def test_ft_path_starts_from_a_checkpoint(flags, run, tmp_path):
+    assert train.main(flags) == 0
+    assert train.main([*flags, "--expname", "more", "--ft_path", str(run / "000006.tar"), "--N_iters", "6"]) == 0
+    a, b = weights(run / "000006.tar"), weights(tmp_path / "runs" / "more" / "000006.tar")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--learning_rule", "bp"], "learning_rule = dfa, and this one has learning_rule = bp"),
+        (["--netwidth", "17"], "netwidth = 16, and this one has netwidth = 17"),
+        (["--seed", "5"], "seed = 0"),
+    ],
+)
+def test_other_settings_in_the_folder_of_a_run_are_refused(flags, run, capsys, more, message):
+    assert train.main(flags) == 0
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    capsys.readouterr()
+    assert train.main([*flags, *more]) == 2
+    assert message in one_line(capsys)
+    assert before == {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(flags, run, tmp_path, capsys):
+    assert train.main(flags) == 0
+    capsys.readouterr()
+    assert train.main([*flags, "--expname", "other", "--netwidth", "12", "--ft_path", str(run / "000006.tar")]) == 2
+    assert "000006.tar (coarse network) is of another architecture" in one_line(capsys)
+    assert not (tmp_path / "runs" / "other").exists()
+
+
+def test_a_damaged_checkpoint_is_named(flags, run, capsys):
+    assert train.main(flags) == 0
+    (run / "000006.tar").write_bytes(b"rubbish")
+    capsys.readouterr()
+    assert train.main(flags) == 2
+    assert "000006.tar is not a readable checkpoint" in one_line(capsys)
+
+
+def break_scene(root: Path, how: str) -> str:
+    """Damages the scene; returns what the message has to name."""
+    path = root / "transforms_train.json"
+    if how == "missing image":
+        (root / "train" / "r_3.png").unlink()
+        return "r_3.png"
+    if how == "truncated image":
+        data = (root / "train" / "r_3.png").read_bytes()
+        (root / "train" / "r_3.png").write_bytes(data[: len(data) // 2])
+        return "r_3.png"
+    if how == "other size":
+        Image.new("RGBA", (5, 7)).save(root / "train" / "r_3.png")
+        return "r_3.png"
+    if how == "broken JSON":
+        path.write_text(path.read_text()[:-20])
+        return "transforms_train.json"
+    scene = json.loads(path.read_text())
+    if how == "NaN pose":
+        scene["frames"][2]["transform_matrix"][0][3] = float("nan")
+    elif how == "missing key":
+        del scene["camera_angle_x"]
+    elif how == "no frames":
+        scene["frames"] = []
+    path.write_text(json.dumps(scene))
+    return "transforms_train.json"
+
+
+@pytest.mark.parametrize(
+    "how", ["missing image", "truncated image", "other size", "broken JSON", "NaN pose", "missing key", "no frames"]
+)
+def test_a_damaged_scene_gives_one_line_and_no_run_folder(flags, tiny_scene, tmp_path, capsys, how):
+    import shutil
+
+    scene = tmp_path / "scene"
+    shutil.copytree(tiny_scene, scene)
+    name = break_scene(scene, how)
+    assert train.main([*flags, "--datadir", str(scene)]) == 2
+    assert name in one_line(capsys)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--datadir", "/nowhere/scene"], "/nowhere/scene: no such folder"),
+        (["--factor", "4"], "--factor has no effect here: blender scenes do not read it"),
+        (["--render_only"], "has no checkpoint yet"),
+        (["--ft_path", "/nowhere/1.tar"], "no checkpoint at /nowhere/1.tar"),
+        (["--half_res", "--image_size", "6"], "image_size"),
+        (["--basedir", "/proc/nowhere"], "/proc/nowhere"),
+    ],
+)
+def test_a_mistake_gives_one_line(flags, capsys, more, message):
+    assert train.main([*flags, *more]) == 2
+    assert message in one_line(capsys)
+
+
+def test_cuda_without_a_gpu_is_said(flags, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA GPU")
+    assert train.main([*flags, "--device", "cuda"]) == 2
+    assert "sees no CUDA GPU" in one_line(capsys)
+
+
+def test_render_only_renders_the_path_or_the_test_views(flags, run, capsys):
+    assert train.main(flags) == 0
+    capsys.readouterr()
+    assert train.main([*flags, "--render_only", "--render_test"]) == 0
+    assert "PSNR" in capsys.readouterr().out
+    assert train.main([*flags, "--render_only", "--path", "spiral"]) == 0
+    assert (run / "tiny_spiral_000006_rgb.mp4").is_file()
+
+
+class TestRender:
+    @pytest.fixture(scope="class")
+    def trained(self, tiny_scene, tmp_path_factory):
+        """A run with a coarse and a fine network."""
+        base = tmp_path_factory.mktemp("runs")
+        flags = ["--datadir", str(tiny_scene), "--basedir", str(base), "--expname", "both", "--N_importance", "4", *SMALL]
+        assert train.main([*flags, "--netdepth_fine", "2", "--netwidth_fine", "16"]) == 0
+        return base / "both"
+
+    def test_the_test_views_are_rendered_as_train_did(self, trained, tmp_path, capsys):
+        assert render.main(["--run", str(trained), "--out", str(tmp_path)]) == 0
+        for i in range(2):
+            name = Path("testset_000006") / f"{i:03d}.png"
+            assert (tmp_path / name).read_bytes() == (trained / name).read_bytes()
+        ours, theirs = (json.loads((p / "metrics.json").read_text()) for p in (tmp_path, trained))
+        assert ours["psnr"] == theirs["psnr"]
+        assert ours["seconds"] == theirs["seconds"] > 0
+        assert re.search(r"PSNR \d+\.\d\d dB over 2 test views", capsys.readouterr().out)
+
+    def test_chunks_do_not_change_the_picture(self, trained, tmp_path):
+        assert render.main(["--run", str(trained), "--out", str(tmp_path), "--chunk", "7", "--netchunk", "20"]) == 0
+        a = np.asarray(Image.open(tmp_path / "testset_000006" / "000.png"), dtype=int)
+        b = np.asarray(Image.open(trained / "testset_000006" / "000.png"), dtype=int)
+        assert np.abs(a - b).max() <= 1
+
+    @pytest.mark.parametrize("path", ["circle", "spiral", "test"])
+    def test_paths_become_videos(self, trained, tmp_path, path):
+        frames = [] if path == "test" else ["--frames", "3"]
+        arguments = ["--run", str(trained), "--out", str(tmp_path), "--path", path, "--fps", "5", *frames]
+        assert render.main([*arguments, "--render_factor", "2"]) == 0
+        stem = f"both_{path}_000006"
+        assert len(list((tmp_path / stem).glob("*.png"))) == (2 if path == "test" else 3)
+        assert Image.open(tmp_path / stem / "000.png").size == (6, 6)
+        assert (tmp_path / f"{stem}_rgb.mp4").stat().st_size > 0
+
+    def test_a_pose_given_three_ways_is_the_same_view(self, trained, tmp_path):
+        model = json.loads((Path(load_run(trained, torch.device("cpu")).options.datadir) / "transforms_test.json").read_text())
+        matrix = model["frames"][1]["transform_matrix"]
+        text = ",".join(str(v) for row in matrix for v in row)
+        (tmp_path / "pose.txt").write_text("\n".join(" ".join(map(str, row)) for row in matrix[:3]))
+        for pose in (text, str(tmp_path / "pose.txt")):
+            assert render.main(["--run", str(trained), "--out", str(tmp_path), f"--pose={pose}"]) == 0
+        views = [tmp_path / "pose_000006" / "000.png", tmp_path / "pose_000006_1" / "000.png"]
+        expected = (trained / "testset_000006" / "001.png").read_bytes()
+        assert [v.read_bytes() for v in views] == [expected, expected]
+
+    def test_dual_renders_beside_the_plain_views(self, trained, tmp_path):
+        assert render.main(["--run", str(trained), "--out", str(tmp_path), "--dual"]) == 0
+        assert render.main(["--run", str(trained), "--out", str(tmp_path), "--dual", "raw"]) == 0
+        assert json.loads((tmp_path / "metrics_dual_pixels.json").read_text())["dual"] is True
+        assert (tmp_path / "testset_000006_dual_raw" / "001.png").is_file()
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--run", "/nowhere"], "no run folder /nowhere"),
+            (["--step", "5"], "has no checkpoint of step 5; it has 4, 6"),
+            (["--frames", "3"], "--frames has no effect without --path"),
+            (["--path", "test", "--frames", "3"], "--frames has no effect with --path test"),
+            (["--pose", "1,2"], "2 numbers"),
+            (["--pose", "nowhere.txt"], "neither a file nor numbers"),
+            (["--pose", ",".join(["1"] * 12)], "not a rotation"),
+            (["--pose", "0,95,4"], "elevation lies between"),
+            (["--path", "magic"], "invalid choice: 'magic'"),
+            (["--chunk", "0"], "--chunk 0"),
+            (["--datadir", "/nowhere/scene"], "/nowhere/scene"),
+            (["--out", "/proc/nowhere"], "/proc/nowhere"),
+            (["--path", "circle", "--pose", "0,0,4"], "not allowed with"),
+        ],
+    )
+    def test_a_mistake_gives_one_line(self, trained, capsys, arguments, message):
+        run = [] if "--run" in arguments else ["--run", str(trained)]
+        assert render.main([*run, *arguments]) == 2
+        assert message in one_line(capsys, "render.py")
+
+
+def test_the_programs_start_from_the_repository(tmp_path):
+    for program in ("train.py", "render.py"):
+        done = subprocess.run([sys.executable, ROOT / program, "--help"], capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0
+        assert "--" in done.stdout
+    done = subprocess.run([sys.executable, ROOT / "render.py"], capture_output=True, text=True, env={**os.environ})
+    assert done.returncode == 2
+    assert done.stderr.strip() == "render.py: error: the following arguments are required: --run"
+
+
+def test_psnr_of_the_task_is_that_of_the_report():
+    from nerf_dfa.nerf.task import psnr
+
+    assert psnr(torch.tensor(0.01)).item() == pytest.approx(mse_to_psnr(0.01))
