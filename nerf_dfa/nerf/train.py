@@ -40,6 +40,9 @@ def main(argv: list[str] | None = None, default_config: Path | None = None) -> i
     except UserError as error:
         print(f"train.py: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # outside the training loop, which ends by itself; mostly in the final renders
+        print("train.py: interrupted; what is on the disk is whole, and the same command goes on", file=sys.stderr)
+        return INTERRUPTED
 
 
 def run(argv: list[str], default_config: Path | None) -> int:

@@ -253,15 +253,16 @@ def test_render_only_renders_the_path_or_the_test_views(flags, run, capsys):
     assert (run / "tiny_spiral_000006_rgb.mp4").is_file()
 
 
-class TestRender:
-    @pytest.fixture(scope="class")
-    def trained(self, tiny_scene, tmp_path_factory):
-        """A run with a coarse and a fine network."""
-        base = tmp_path_factory.mktemp("runs")
-        flags = ["--datadir", str(tiny_scene), "--basedir", str(base), "--expname", "both", "--N_importance", "4", *SMALL]
-        assert train.main([*flags, "--netdepth_fine", "2", "--netwidth_fine", "16"]) == 0
-        return base / "both"
+@pytest.fixture(scope="module")
+def trained(tiny_scene, tmp_path_factory):
+    """A run with a coarse and a fine network."""
+    base = tmp_path_factory.mktemp("runs")
+    flags = ["--datadir", str(tiny_scene), "--basedir", str(base), "--expname", "both", "--N_importance", "4", *SMALL]
+    assert train.main([*flags, "--netdepth_fine", "2", "--netwidth_fine", "16"]) == 0
+    return base / "both"
 
+
+class TestRender:
     def test_the_test_views_are_rendered_as_train_did(self, trained, tmp_path, capsys):
         assert render.main(["--run", str(trained), "--out", str(tmp_path)]) == 0
         for i in range(2):
@@ -289,7 +290,9 @@ class TestRender:
         assert (tmp_path / f"{stem}_rgb.mp4").stat().st_size > 0
 
     def test_a_pose_given_three_ways_is_the_same_view(self, trained, tmp_path):
-        model = json.loads((Path(load_run(trained, torch.device("cpu")).options.datadir) / "transforms_test.json").read_text())
+        model = json.loads(
+            (Path(load_run(trained, torch.device("cpu")).options.datadir) / "transforms_test.json").read_text()
+        )
         matrix = model["frames"][1]["transform_matrix"]
         text = ",".join(str(v) for row in matrix for v in row)
         (tmp_path / "pose.txt").write_text("\n".join(" ".join(map(str, row)) for row in matrix[:3]))
