@@ -32,9 +32,7 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
             if image.mode not in READABLE_MODES:
-                raise UserError(
-                    f"{path}: pixels of mode {image.mode} are not supported; save it as 8-bit RGB or RGBA"
-                )
+                raise UserError(f"{path}: pixels of mode {image.mode} are not supported; save it as 8-bit RGB or RGBA")
             yield image
     except FileNotFoundError:
         raise UserError(f"{path}: no such image") from None
@@ -101,9 +99,7 @@ def _common_shape(paths: Sequence[str | Path]) -> tuple[int, int, int]:
             )
         if shape[2] != first[2]:
             with_alpha, without = (path, paths[0]) if shape[2] == 4 else (paths[0], path)
-            raise UserError(
-                f"images of one scene must all be RGB or all RGBA: {with_alpha} has alpha, {without} not"
-            )
+            raise UserError(f"images of one scene must all be RGB or all RGBA: {with_alpha} has alpha, {without} not")
     return first
 
 

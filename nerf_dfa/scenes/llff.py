@@ -62,18 +62,14 @@ def load_llff(
     """
     root = Path(root).expanduser()
     if spherify and ndc:
-        raise UserError(
-            "spherify is for captures all around an object, which NDC cannot hold: turn ndc off (no_ndc)"
-        )
+        raise UserError("spherify is for captures all around an object, which NDC cannot hold: turn ndc off (no_ndc)")
     if bd_factor is not None and bd_factor < 0:
         raise UserError(f"bd_factor {bd_factor:g}: expected 0 (keep the scale) or more")
     poses, hwf, bounds = _read_poses_bounds(root)
     names, shrink = _find_images(root, factor)
     if len(names) != len(poses):
         folder = (root / names[0]).parent
-        raise UserError(
-            f"{root / 'poses_bounds.npy'} has {len(poses)} poses, but {folder} {len(names)} images"
-        )
+        raise UserError(f"{root / 'poses_bounds.npy'} has {len(poses)} poses, but {folder} {len(names)} images")
 
     scale = 1 / (bd_factor * bounds.min().item()) if bd_factor else 1.0
     poses = recentred(_scaled(poses, scale))
@@ -116,9 +112,7 @@ def _read_poses_bounds(
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{file}: not a NumPy array of numbers") from error
     if array.ndim != 2 or array.shape[1] != 17 or not len(array) or array.dtype.kind not in "fiu":
-        raise UserError(
-            f"{file}: shape {array.shape} of {array.dtype}; expected one row of 17 numbers per image"
-        )
+        raise UserError(f"{file}: shape {array.shape} of {array.dtype}; expected one row of 17 numbers per image")
     table = torch.from_numpy(array.astype(np.float64))
     matrices, bounds = table[:, :15].reshape(-1, 3, 5), table[:, 15:]
     down, right, backwards, centre, hwf = matrices.unbind(-1)
@@ -127,14 +121,10 @@ def _read_poses_bounds(
         where = f"{file}: view {view}"
         check_pose(pose, where)
         if not (hwf[view].isfinite() & (hwf[view] > 0)).all():
-            raise UserError(
-                f"{where}: height, width, focal length are {hwf[view].tolist()}; expected positive numbers"
-            )
+            raise UserError(f"{where}: height, width, focal length are {hwf[view].tolist()}; expected positive numbers")
         nearest, furthest = bounds[view].tolist()
         if not 0 < nearest < furthest < float("inf"):
-            raise UserError(
-                f"{where}: depth bounds {nearest:g}, {furthest:g}; expected 0 < near < far, both finite"
-            )
+            raise UserError(f"{where}: depth bounds {nearest:g}, {furthest:g}; expected 0 < near < far, both finite")
     return poses, hwf, bounds
 
 
@@ -156,9 +146,7 @@ def _find_images(root: Path, factor: int | None) -> tuple[tuple[str, ...], int]:
     raise UserError(f"{root}: no folder {wanted} for factor {factor}; image folders found: {found}")
 
 
-def _image_size(
-    path: Path, hwf: Float[Tensor, "n 3"], shrink: int, image_size: int | None
-) -> tuple[int, int]:
+def _image_size(path: Path, hwf: Float[Tensor, "n 3"], shrink: int, image_size: int | None) -> tuple[int, int]:
     """The images' size (width, height) once loaded; their shape must be the one the poses were made for."""
     width, height, _ = image_shape(path)
     made_height, made_width = hwf[0, 0].item(), hwf[0, 1].item()
@@ -190,9 +178,7 @@ def _hold_out(poses: Float[Tensor, "n 3 4"], llffhold: int, root: Path) -> dict[
         test = (int((centres - centres.mean(0)).norm(dim=1).argmin()),)
     train = tuple(view for view in range(count) if view not in test)
     if not train:
-        raise UserError(
-            f"{root}: llffhold {llffhold} holds out all {count} views and leaves none to train on"
-        )
+        raise UserError(f"{root}: llffhold {llffhold} holds out all {count} views and leaves none to train on")
     return {"train": train, "val": test, "test": test}
 
 

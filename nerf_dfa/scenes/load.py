@@ -67,9 +67,7 @@ def load_scene(datadir: str | Path, dataset_type: str = "auto", **options: Any) 
         raise UserError(f"dataset_type {name}: no such format; choose auto, {', '.join(FORMATS)}")
     for option in options:
         if option not in FORMATS[name].options:
-            raise UserError(
-                f"{option}: not an option of {name} scenes, which read {', '.join(FORMATS[name].options)}"
-            )
+            raise UserError(f"{option}: not an option of {name} scenes, which read {', '.join(FORMATS[name].options)}")
     return FORMATS[name].load(root, **options)
 
 

@@ -23,9 +23,7 @@ FORWARD_FACING_DEGREES = 45.0
 NDC_DEPTH_RANGE = (1.0, math.inf)
 
 
-def look_at(
-    centre: Float[Tensor, " 3"], target: Float[Tensor, " 3"], up: Float[Tensor, " 3"]
-) -> Float[Tensor, "3 4"]:
+def look_at(centre: Float[Tensor, " 3"], target: Float[Tensor, " 3"], up: Float[Tensor, " 3"]) -> Float[Tensor, "3 4"]:
     """The camera at `centre` that sees `target` in the middle of its image and `up` upright.
 
     Raises:
@@ -34,9 +32,7 @@ def look_at(
     return _pose(centre - target, up, centre)
 
 
-def _pose(
-    backward: Float[Tensor, " 3"], up: Float[Tensor, " 3"], centre: Float[Tensor, " 3"]
-) -> Float[Tensor, "3 4"]:
+def _pose(backward: Float[Tensor, " 3"], up: Float[Tensor, " 3"], centre: Float[Tensor, " 3"]) -> Float[Tensor, "3 4"]:
     z = normalize(backward, dim=0)
     right = torch.linalg.cross(up, z)
     if right.norm() <= 1e-6 * up.norm():

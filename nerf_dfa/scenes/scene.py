@@ -43,9 +43,7 @@ class Scene:
     up: tuple[float, float, float] = (0.0, 0.0, 1.0)
     depth_range: tuple[float, float] | None = None
 
-    def views(
-        self, split: Split
-    ) -> tuple[UInt8[Tensor, "n height width channels"], Cameras, tuple[str, ...]]:
+    def views(self, split: Split) -> tuple[UInt8[Tensor, "n height width channels"], Cameras, tuple[str, ...]]:
         """Images, cameras and names of one split."""
         index = list(self.split[split])
         return self.images[index], self.cameras[index], tuple(self.names[i] for i in index)
