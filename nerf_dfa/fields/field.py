@@ -60,3 +60,16 @@ class Field(nn.Module):
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch 3"]]:
         """Density (1 / scene unit) and colour in [0, 1] at the positions, seen along the directions."""
         return self.activate(self.raw(positions, directions))
+
+
+def joint_linear(
+    layer: nn.Linear, x: Float[Tensor, "*batch n"], shared: Float[Tensor, "*#batch m"]
+) -> Float[Tensor, "*batch out"]:
+    """The layer applied to [x, shared], where `shared` may broadcast: one direction serves all samples of its ray.
+
+    For a plain nn.Linear the product is split in two, and the shared part multiplied once.
+    """
+    if type(layer) is not nn.Linear:
+        return layer(torch.cat([x, shared.to(x.dtype).expand(*x.shape[:-1], -1)], dim=-1))
+    n = x.shape[-1]
+    return F.linear(x, layer.weight[:, :n]) + F.linear(shared, layer.weight[:, n:], layer.bias)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nerf_dfa.fields.encodings import encoded_width, positional_encoding
-from nerf_dfa.fields.field import DensityActivation, Field
+from nerf_dfa.fields.field import DensityActivation, Field, joint_linear
 from nerf_dfa.learning import make_rule
 
 
@@ -55,6 +55,7 @@ class GridField(Field):
         direction_frequencies: int = 2,
         learning_rule: str = "bp",
         density_activation: DensityActivation = "softplus",
+        rule_options: dict | None = None,
     ) -> None:
         super().__init__(density_activation, box.clone())
         self.direction_frequencies = direction_frequencies
@@ -63,7 +64,8 @@ class GridField(Field):
         self.density_head = nn.Linear(width, 1)
         self.colour_hidden = nn.Linear(width + encoded_width(3, direction_frequencies), width)
         self.colour_head = nn.Linear(width, 3)
-        self.rule = make_rule(learning_rule, error_width=4, hidden_widths=[self.grids.width, width, width])
+        hidden = [self.grids.width, width, width]
+        self.rule = make_rule(learning_rule, 4, hidden, **(rule_options or {})).prepare(self)
 
     def raw(
         self, positions: Float[Tensor, "*batch 3"], directions: Float[Tensor, "*#batch 3"]
@@ -74,9 +76,7 @@ class GridField(Field):
         hidden = tape.hidden(F.relu(self.density_hidden(features)))
         sigma = self.density_head(hidden)
         encoded = positional_encoding(directions, self.direction_frequencies)
-        weight, n = self.colour_hidden.weight, hidden.shape[-1]
-        of_direction = F.linear(encoded, weight[:, n:], self.colour_hidden.bias)
-        hidden = tape.hidden(F.relu(F.linear(hidden, weight[:, :n]) + of_direction))
+        hidden = tape.hidden(F.relu(joint_linear(self.colour_hidden, hidden, encoded)))
         return tape.output(torch.cat([self.colour_head(hidden), sigma], dim=-1)).float()
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nerf_dfa.fields.encodings import encoded_width, positional_encoding
-from nerf_dfa.fields.field import DensityActivation, Field
+from nerf_dfa.fields.field import DensityActivation, Field, joint_linear
 from nerf_dfa.learning import make_rule
 
 SKIP_AFTER = 4  # the encoded position is read again by the layer after this one (counted from 0)
@@ -35,6 +35,7 @@ class MLPField(Field):
         use_viewdirs: bool = True,
         learning_rule: str = "bp",
         density_activation: DensityActivation = "softplus",
+        rule_options: dict | None = None,
     ) -> None:
         super().__init__(density_activation)
         self.position_frequencies = position_frequencies
@@ -55,7 +56,7 @@ class MLPField(Field):
             hidden += [width, half]
         else:
             self.output_linear = nn.Linear(width, 4)
-        self.rule = make_rule(learning_rule, error_width=4, hidden_widths=hidden)
+        self.rule = make_rule(learning_rule, 4, hidden, **(rule_options or {})).prepare(self)
 
     def raw(
         self, positions: Float[Tensor, "*batch 3"], directions: Float[Tensor, "*#batch 3"]
@@ -71,17 +72,6 @@ class MLPField(Field):
             return tape.output(self.output_linear(x)).float()
         sigma = self.alpha_linear(x)
         feature = tape.hidden(self.feature_linear(x))
-        x = tape.hidden(F.relu(self._views(feature, directions)))
-        return tape.output(torch.cat([self.rgb_linear(x), sigma], dim=-1)).float()
-
-    def _views(
-        self, feature: Float[Tensor, "*batch width"], directions: Float[Tensor, "*#batch 3"]
-    ) -> Float[Tensor, "*batch half"]:
-        """views_linears[0] of [feature, encoded direction].
-
-        The product is split in two so that a direction shared by all samples of a ray is multiplied once.
-        """
-        layer = self.views_linears[0]
         encoded = positional_encoding(directions, self.direction_frequencies)
-        of_feature = F.linear(feature, layer.weight[:, : self.width])
-        return of_feature + F.linear(encoded, layer.weight[:, self.width :], layer.bias)
+        x = tape.hidden(F.relu(joint_linear(self.views_linears[0], feature, encoded)))
+        return tape.output(torch.cat([self.rgb_linear(x), sigma], dim=-1)).float()

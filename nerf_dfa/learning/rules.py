@@ -2,101 +2,86 @@
 
 A network owns a rule and asks it for a tape, once for each forward pass:
 
+    self.rule = make_rule("dfa", error_width=4, hidden_widths=[256, 256]).prepare(self)     # last in __init__
+    ...
     tape = self.rule.tape()
     for layer in self.layers:
         x = tape.hidden(torch.relu(layer(x)))      # a feedback point after each non-linearity
     return tape.output(self.head(x))
 
-It does not know which rule it has. `loss.backward()` then leaves in every parameter's `.grad` what the rule
-says; optimisers, mixed precision, gradient accumulation and chunked forward passes need no change.
+It does not know which rule it has. `loss.backward()` then leaves in every parameter's `.grad` what the rule says;
+optimisers, mixed precision, gradient accumulation and chunked forward passes need no change.
 
-| rule    | signal at hidden layer i, in place of dL/dh_i      | source                                  |
-|---------|----------------------------------------------------|-----------------------------------------|
-| bp      | dL/dh_i itself                                     | Rumelhart et al. 1986                   |
-| dfa     | e @ B_i, B_i fixed and random, e = dL/dy           | Nøkland 2016; Launay et al. 2020        |
-| shallow | none: only the top layer learns                    | the baseline that a rule has to beat    |
+In this table S_i is the signal in place of dL/dh_i, e = dL/dy the error at the output (..., c), h_i the activation
+of layer i, delta_i = S_i * f'(a_i), and dW_i = delta_i^T h_{i-1}. The top layer always has its exact gradient.
+
+| rule      | S_i                                             | source                                         |
+|-----------|-------------------------------------------------|------------------------------------------------|
+| `bp`      | delta_{i+1} W_{i+1}, the gradient itself        | Rumelhart et al. 1986                          |
+| `shallow` | 0: only the top layer learns                    | the baseline that a rule has to beat           |
+| `dfa`     | e B_i, fixed and random                         | Nøkland 2016; Launay et al. 2019, 2020         |
+| `dkp`     | e B_i, and B_i learns by dB_i = e^T h_i         | Akrout et al. 2019; Webster et al. 2021        |
+| `fdfa`    | e B_i, and B_i follows the mean Jacobian        | Bacho and Chu 2024; see probing.py             |
+| `drtp`    | -t B_i, t the targets instead of the error      | Frenkel et al. 2019                            |
+| `hdfa`    | bp with probability p, else dfa: see hybrid.py  | Han and Yoo 2020                               |
+| `modular` | e B_i inside modules, bp between them           | Han and Yoo 2020                               |
+| `fa`      | delta_{i+1} R_{i+1}, R fixed and random         | Lillicrap et al. 2016                          |
+| `usf`     | the same, R = c sgn(W)                          | Moskovitz et al. 2018                          |
+| `brsf`    | the same, R = |M_t| sgn(W), M_t drawn anew      | Moskovitz et al. 2018                          |
+| `frsf`    | the same, R = |M| sgn(W)                        | Liao et al. 2016; Moskovitz et al. 2018        |
+| `kp`      | the same, and R learns by the update of W       | Kolen and Pollack 1994; Akrout et al. 2019     |
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from nerf_dfa.learning.broadcast import broadcast
-from nerf_dfa.learning.feedback import DenseFeedback, Feedback
-
-
-class Tape:
-    """What one forward pass tells its learning rule.
-
-    This one changes nothing: it is backpropagation's, and that of every pass that needs no gradient.
-    """
-
-    def hidden(self, h: Tensor) -> Tensor:
-        """A feedback point: takes an activation (..., width), returns what the next layer reads."""
-        return h
-
-    def output(self, y: Tensor) -> Tensor:
-        """The network's output (..., c) before its last activation; once, at the end."""
-        return y
-
-
-class Cut(Tape):
-    """Stops every gradient at the feedback points, so that the top layer alone learns."""
-
-    def hidden(self, h: Tensor) -> Tensor:
-        return h.detach()
-
-
-class Record(Tape):
-    """Collects the activations, cuts between them and joins them to the output (`Broadcast`)."""
-
-    def __init__(self, feedback: Feedback) -> None:
-        self._feedback = feedback
-        self._hidden: list[Tensor] = []
-        self._closed = False
-
-    def hidden(self, h: Tensor) -> Tensor:
-        if self._closed:
-            raise RuntimeError(f"feedback point {len(self._hidden)} comes after tape.output; ask for a new tape")
-        if not h.is_floating_point():
-            raise TypeError(f"feedback point {len(self._hidden)} is {h.dtype}; it has to be a floating-point tensor")
-        self._hidden.append(h)
-        return h.detach()
-
-    def output(self, y: Tensor) -> Tensor:
-        if self._closed:
-            raise RuntimeError("tape.output was called twice; a tape serves one forward pass")
-        self._closed = True
-        if not self._hidden:
-            raise RuntimeError("no feedback point before tape.output: the network never called tape.hidden")
-        for i, h in enumerate(self._hidden):
-            if h.shape[:-1] != y.shape[:-1]:
-                raise ValueError(
-                    f"feedback point {i} has batch dimensions {tuple(h.shape[:-1])}, the output has "
-                    f"{tuple(y.shape[:-1])}; each row of the error goes to the same row of every hidden layer"
-                )
-        return broadcast(self._feedback, y, self._hidden)
+from nerf_dfa.learning.feedback import Feedback, IndependentFeedback, LearnedFeedback, SharedFeedback
+from nerf_dfa.learning.probing import Probe, ProbedFeedback
+from nerf_dfa.learning.projection import OnDevice, Projection, make_projection
+from nerf_dfa.learning.sequential import swap_linears
+from nerf_dfa.learning.tapes import Collect, Cut, Record, RecordModules, Tape
 
 
 class Rule(nn.Module):
     """A learning rule: a factory of tapes, and a module so that what it holds lives with the model."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._collected: list[Collect] | None = None
+
     def tape(self) -> Tape:
         """A tape for one forward pass; without gradients every rule's pass is the same."""
-        return self._tape() if torch.is_grad_enabled() else Tape()
+        if not torch.is_grad_enabled():
+            return Tape()
+        if self._collected is not None:
+            self._collected.append(Collect())
+            return self._collected[-1]
+        return self._tape()
 
     def _tape(self) -> Tape:
-        raise NotImplementedError
+        return Tape()
+
+    def prepare(self, network: nn.Module) -> Rule:
+        """Changes the network's layers where the rule needs it; call it when they are made. Returns the rule."""
+        return self
+
+    @contextmanager
+    def collecting(self) -> Iterator[list[Collect]]:
+        """Within it, forward passes are left alone and their tapes are in the list: to measure, not to learn."""
+        self._collected = tapes = []
+        try:
+            yield tapes
+        finally:
+            self._collected = None
 
 
 class Backpropagation(Rule):
     """The exact gradient; each layer's error travels back through the weights above it."""
-
-    def _tape(self) -> Tape:
-        return Tape()
 
 
 class Shallow(Rule):
@@ -106,11 +91,8 @@ class Shallow(Rule):
         return Cut()
 
 
-class DirectFeedbackAlignment(Rule):
-    """Every hidden layer gets a fixed random projection of the error at the output.
-
-    dW_i = ((e @ B_i) * f'(a_i))^T h_{i-1};   the top layer's gradient is exact.
-    """
+class DirectFeedback(Rule):
+    """Every hidden layer gets the error at the output by a path of its own: `dfa`, `dkp` and `drtp`."""
 
     def __init__(self, feedback: Feedback) -> None:
         super().__init__()
@@ -120,22 +102,146 @@ class DirectFeedbackAlignment(Rule):
         return Record(self.feedback)
 
 
-RULES: dict[str, Callable[[int, Sequence[int]], Rule]] = {
+class ForwardProbed(DirectFeedback):
+    """Direct feedback that is estimated by forward perturbation in some of the passes (`ProbedFeedback`)."""
+
+    feedback: ProbedFeedback
+
+    def _tape(self) -> Tape:
+        return Probe(self.feedback) if self.feedback.next_probes() else Record(self.feedback)
+
+
+class Hybrid(DirectFeedback):
+    """Direct feedback, or the exact gradient while `exact` is set; HybridOptimizer (hybrid.py) sets it."""
+
+    def __init__(self, feedback: Feedback) -> None:
+        super().__init__(feedback)
+        self.exact = False
+
+    def _tape(self) -> Tape:
+        return Tape() if self.exact else Record(self.feedback)
+
+
+class Modular(Rule):
+    """Direct feedback inside modules, from each module's last activation; backpropagation between modules."""
+
+    def __init__(self, feedbacks: Sequence[Feedback], sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.feedbacks = nn.ModuleList(feedbacks)
+        self.sizes = tuple(sizes)
+
+    def _tape(self) -> Tape:
+        return RecordModules(self.feedbacks, self.sizes)
+
+
+class Sequential(Rule):
+    """Backpropagation with other matrices than the weights on the way back: `fa`, `usf`, `brsf`, `frsf`, `kp`."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def prepare(self, network: nn.Module) -> Rule:
+        swap_linears(network, self.kind)
+        return self
+
+
+class TargetFeedback(SharedFeedback):
+    """Direct random target projection: the targets stand in for the error, S_i = -t B_i / rows.
+
+    For classification with targets (..., c) in [0, 1]: the error y - t has the sign of -t where outputs lie in [0, 1].
+    Set `targets` before `backward`. The signal does not wait for the output at all.
+    """
+
+    targets: Tensor | None = None
+
+    def signals(self, error: Tensor, widths: Sequence[int], dtypes: Sequence[torch.dtype]) -> tuple[Tensor, ...]:
+        if self.targets is None or self.targets.shape != error.shape:
+            found = "none" if self.targets is None else f"shape {tuple(self.targets.shape)}"
+            raise ValueError(f"drtp needs rule.feedback.targets of shape {tuple(error.shape)} before backward: {found}")
+        rows = error.numel() // error.shape[-1]
+        return super().signals(self.targets.to(error) / -rows, widths, dtypes)
+
+
+def _feedback(
+    error_width: int,
+    hidden_widths: Sequence[int],
+    feedback: str | Projection = "uniform",
+    shared: bool = True,
+    normalisation: str = "layer",
+    device: torch.device | str | None = None,
+    **options: int,
+) -> SharedFeedback | IndependentFeedback:
+    """feedback: a kind of projection.py or a projection of the caller's own; device: where it stays; options: k."""
+
+    def projection(width: int) -> Projection:
+        made = (
+            feedback if isinstance(feedback, Projection) else make_projection(feedback, error_width, width, **options)
+        )
+        return made if device is None else OnDevice(made, device)
+
+    if isinstance(feedback, Projection) and not shared:
+        raise ValueError("one projection of your own cannot serve independent feedback; leave shared = True")
+    if shared:
+        return SharedFeedback(projection(max(hidden_widths)), normalisation)
+    return IndependentFeedback([projection(width) for width in hidden_widths], normalisation)
+
+
+def _dfa(error_width: int, hidden_widths: Sequence[int], **options) -> Rule:
+    return DirectFeedback(_feedback(error_width, hidden_widths, **options))
+
+
+def _drtp(error_width: int, hidden_widths: Sequence[int], normalisation: str = "layer", **options) -> Rule:
+    projection = _feedback(error_width, hidden_widths, **options).projection
+    return DirectFeedback(TargetFeedback(projection, normalisation))
+
+
+def _modular(error_width: int, hidden_widths: Sequence[int], modules: Sequence[int] | None = None, **options) -> Rule:
+    """modules: how many of the feedback points, in order, belong to each module; None: two halves."""
+    if modules is None:
+        half = len(hidden_widths) // 2
+        modules = [half, len(hidden_widths) - half] if half else [len(hidden_widths)]
+    if sum(modules) != len(hidden_widths) or min(modules) < 1:
+        raise ValueError(f"modules = {list(modules)} have to share out the {len(hidden_widths)} feedback points")
+    feedbacks, start = [], 0
+    for size in modules:
+        widths = list(hidden_widths[start : start + size])
+        start += size
+        error = error_width if start == len(hidden_widths) else widths[-1]
+        feedbacks.append(_feedback(error, widths, **options))
+    return Modular(feedbacks, modules)
+
+
+def _sequential(kind: str) -> Callable[[int, Sequence[int]], Rule]:
+    return lambda error_width, hidden_widths: Sequential(kind)
+
+
+RULES: dict[str, Callable[..., Rule]] = {
     "bp": lambda error_width, hidden_widths: Backpropagation(),
-    "dfa": lambda error_width, hidden_widths: DirectFeedbackAlignment(DenseFeedback(error_width, max(hidden_widths))),
     "shallow": lambda error_width, hidden_widths: Shallow(),
+    "dfa": _dfa,
+    "dkp": lambda error_width, hidden_widths: DirectFeedback(LearnedFeedback(error_width, hidden_widths)),
+    "fdfa": lambda error_width, hidden_widths, **options: ForwardProbed(
+        ProbedFeedback(error_width, hidden_widths, **options)
+    ),
+    "drtp": _drtp,
+    "hdfa": lambda error_width, hidden_widths, **options: Hybrid(_feedback(error_width, hidden_widths, **options)),
+    "modular": _modular,
+    **{kind: _sequential(kind) for kind in ("fa", "usf", "brsf", "frsf", "kp")},
 }
 
 
-def make_rule(name: str, error_width: int, hidden_widths: Sequence[int]) -> Rule:
+def make_rule(name: str, error_width: int, hidden_widths: Sequence[int], **options) -> Rule:
     """The learning rule of that name for a network with these feedback points.
 
     error_width: width c of the network's output; hidden_widths: width of each feedback point, in order.
+    options: for dfa, hdfa, drtp and modular: feedback (a kind of projection.py, or a Projection), shared,
+    normalisation ("layer", "max", "full" or "none"), device, k (sparse); modular: modules; fdfa: every, average.
     Random matrices are drawn from torch's global generator, after the weights if the rule is made last.
-    Raises ValueError for an unknown name or a network without hidden layers.
+    Raises ValueError for an unknown name or a network without hidden layers, TypeError for an unknown option.
     """
     if name not in RULES:
         raise ValueError(f"unknown learning rule '{name}'; there are {', '.join(RULES)}")
     if not hidden_widths:
         raise ValueError(f"learning rule '{name}' needs at least one hidden layer")
-    return RULES[name](error_width, hidden_widths)
+    return RULES[name](error_width, hidden_widths, **options)

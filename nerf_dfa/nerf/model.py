@@ -51,6 +51,7 @@ def _field(options: Options, depth: int, width: int, box: Float[Tensor, "2 3"] |
             direction_frequencies=options.multires_views,
             learning_rule=options.learning_rule,
             density_activation=options.density_activation,
+            rule_options=_rule_options(options),
         )
     encoded = options.i_embed == 0
     return MLPField(
@@ -61,7 +62,14 @@ def _field(options: Options, depth: int, width: int, box: Float[Tensor, "2 3"] |
         use_viewdirs=options.use_viewdirs,
         learning_rule=options.learning_rule,
         density_activation=options.density_activation,
+        rule_options=_rule_options(options),
     )
+
+
+def _rule_options(options: Options) -> dict[str, str | int]:
+    if options.learning_rule in ("dfa", "modular"):
+        return {"feedback": options.feedback}
+    return {"every": options.probe_every} if options.learning_rule == "fdfa" else {}
 
 
 def scene_box(scene: Scene, bound: float | None = None) -> Float[Tensor, "2 3"]:

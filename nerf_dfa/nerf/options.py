@@ -19,10 +19,16 @@ import configargparse
 
 from nerf_dfa.errors import UserError
 from nerf_dfa.learning import RULES
+from nerf_dfa.learning.projection import PROJECTIONS
 from nerf_dfa.scenes.load import FORMATS
 
 Condition = tuple[Callable[["Options"], bool], str]
 
+# drtp needs class labels, and hdfa an optimiser of its own.
+FIELD_RULES = [name for name in RULES if name not in ("drtp", "hdfa")]
+
+RANDOM: Condition = (lambda o: o.learning_rule in ("dfa", "modular"), "only dfa and modular draw such a matrix")
+PROBED: Condition = (lambda o: o.learning_rule == "fdfa", "only fdfa probes")
 MLP: Condition = (lambda o: o.field == "mlp", "field = grid does not read it")
 GRID: Condition = (lambda o: o.field == "grid", "field = mlp does not read it")
 FINE: Condition = (lambda o: o.N_importance > 0, "N_importance = 0 trains no fine network")
@@ -68,7 +74,9 @@ class Options:
     near: float | None = option(None, "nearest depth of the scene (default: the format's)")
     far: float | None = option(None, "farthest depth of the scene (default: the format's)")
     # the learning rule and the network
-    learning_rule: str = option("dfa", "how the network learns", choices=list(RULES))
+    learning_rule: str = option("dfa", "how the network learns", choices=FIELD_RULES)
+    feedback: str = option("uniform", "kind of the random feedback matrix", choices=list(PROJECTIONS), when=RANDOM)
+    probe_every: int = option(5, "fdfa: network passes from one forward perturbation to the next", when=PROBED)
     field: str = option(
         "mlp", "mlp: the paper's network; grid: feature grids and a small network", choices=["mlp", "grid"]
     )
@@ -212,7 +220,7 @@ def check(options: Options) -> None:
     """UserError for a value outside its range."""
     positive = (
         "testskip image_size netdepth netwidth netdepth_fine netwidth_fine N_samples N_rand N_iters lrate chunk "
-        "render_factor frames fps bound grid_min grid_max grid_levels grid_features grid_width"
+        "render_factor frames fps probe_every bound grid_min grid_max grid_levels grid_features grid_width"
     ).split()
     natural = "N_importance raw_noise_std precrop_iters lrate_decay netchunk multires multires_views i_print i_img "
     natural += "i_weights i_testset i_video"

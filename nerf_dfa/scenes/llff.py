@@ -72,10 +72,8 @@ def load_llff(
         raise UserError(f"{root / 'poses_bounds.npy'} has {len(poses)} poses, but {folder} {len(names)} images")
 
     scale = 1 / (bd_factor * bounds.min().item()) if bd_factor else 1.0
-    poses = recentred(_scaled(poses, scale))
-    if spherify:
-        poses, ratio = spherified(poses)
-        scale *= ratio
+    poses, ratio = _placed(_scaled(poses, scale), spherify, root)
+    scale *= ratio
     nearest, furthest = (bounds.min() * scale).item(), (bounds.max() * scale).item()
     default_near, default_far = (0.0, 1.0) if ndc else (0.9 * nearest, furthest)
     near = default_near if near is None else near
@@ -193,6 +191,24 @@ def _seen_from(poses: Float[Tensor, "n 3 4"], frame: Float[Tensor, "3 4"]) -> Fl
     return rotation.T @ torch.cat([poses[:, :, :3], poses[:, :, 3:] - origin[:, None]], dim=-1)
 
 
+def _placed(poses: Float[Tensor, "n 3 4"], spherify: bool, root: Path) -> tuple[Float[Tensor, "n 3 4"], float]:
+    """Poses recentred and, if wished, spherified, and the scale that they were multiplied by."""
+    try:
+        poses = recentred(poses)
+    except ValueError:
+        # Cameras evenly all around have no average; spherify needs none, it only decides the turn about up.
+        if not spherify:
+            raise UserError(
+                f"{root}: the cameras look all ways and have no average to centre on; set spherify and no_ndc"
+            ) from None
+    if not spherify:
+        return poses, 1.0
+    try:
+        return spherified(poses)
+    except ValueError as error:
+        raise UserError(f"{root}: {error}") from None
+
+
 def recentred(poses: Float[Tensor, "n 3 4"]) -> Float[Tensor, "n 3 4"]:
     """The same cameras in a world where their average is the identity."""
     return _seen_from(poses, average_pose(poses))
@@ -206,11 +222,17 @@ def spherified(poses: Float[Tensor, "n 3 4"]) -> tuple[Float[Tensor, "n 3 4"], f
 
     Returns:
         The poses, and the scale that they were multiplied by.
+
+    Raises:
+        ValueError: the cameras stand on average where they look, so that no direction is up.
     """
     origin = nearest_to_axes(poses)
-    z = normalize((poses[:, :, 3] - origin).mean(0), dim=0)
+    offsets = poses[:, :, 3] - origin
+    radius = offsets.square().sum(-1).mean().sqrt().item()
+    if offsets.mean(0).norm() <= 1e-6 * radius:
+        raise ValueError("spherify finds no upward direction: the cameras are level with what they look at")
+    z = normalize(offsets.mean(0), dim=0)
     x = normalize(torch.linalg.cross(z.new_tensor(SPHERIFY_REFERENCE), z), dim=0)
     y = torch.linalg.cross(z, x)
     poses = _seen_from(poses, torch.stack([x, y, z, origin], dim=1))
-    scale = 1 / poses[:, :, 3].square().sum(-1).mean().sqrt().item()
-    return _scaled(poses, scale), scale
+    return _scaled(poses, 1 / radius), 1 / radius

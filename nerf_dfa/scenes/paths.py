@@ -42,8 +42,15 @@ def _pose(backward: Float[Tensor, " 3"], up: Float[Tensor, " 3"], centre: Float[
 
 
 def average_pose(poses: Float[Tensor, "n 3 4"]) -> Float[Tensor, "3 4"]:
-    """The mean camera: at the mean centre, along the mean axis, upright as the others are on average."""
-    return _pose(poses[:, :, 2].sum(0), poses[:, :, 1].sum(0), poses[:, :, 3].mean(0))
+    """The mean camera: at the mean centre, along the mean axis, upright as the others are on average.
+
+    Raises:
+        ValueError: the axes cancel out, as those of cameras evenly all around an object do.
+    """
+    up, backward, centre = poses.mean(0)[:, 1:].unbind(1)
+    if backward.norm() < 1e-6:
+        raise ValueError("these cameras look all ways, which has no average")
+    return _pose(backward, up, centre)
 
 
 def nearest_to_axes(poses: Float[Tensor, "n 3 4"]) -> Float[Tensor, " 3"]:
@@ -160,7 +167,10 @@ def _circle(scene: Scene, frames: int) -> Float[Tensor, "{frames} 3 4"]:
 
 
 def _spiral(scene: Scene, frames: int) -> Float[Tensor, "{frames} 3 4"]:
-    return spiral_path(_captured(scene), _depth_range(scene), frames)
+    try:
+        return spiral_path(_captured(scene), _depth_range(scene), frames)
+    except ValueError as error:
+        raise UserError(f"{scene.name} has no average view to spiral about ({error}); choose the path circle") from None
 
 
 def _test(scene: Scene, frames: int) -> Float[Tensor, "views 3 4"]:

@@ -56,7 +56,7 @@ def test_dfa_gradients_equal_the_equations_written_out(x):
         y = activations[-1] @ net.head.weight.T + net.head.bias
         error = 2 * y.sin() * y.cos()  # the derivative of sum sin(y)^2
         expected = {"head.weight": error.T @ activations[-1], "head.bias": error.sum(0)}
-        matrix = net.rule.feedback.matrix
+        matrix = net.rule.feedback.projection.matrix
         for i, h in enumerate(activations[1:]):
             signal = error @ matrix[:, : h.shape[1]] / h.shape[1] ** 0.5
             delta = signal * (1 - h**2)
@@ -110,13 +110,14 @@ def test_every_parameter_gets_a_gradient(rule, x):
     assert all(g.abs().sum() > 0 for g in got.values())
 
 
-@pytest.mark.parametrize("rule", list(RULES))
+# drtp needs targets, brsf draws anew in every pass.
+@pytest.mark.parametrize("rule", sorted(set(RULES) - {"drtp"}))
 def test_the_top_layer_has_its_exact_gradient(rule, x):
     got, exact = gradients(make_net(rule), x), gradients(make_net("bp"), x)
     torch.testing.assert_close(got["head.weight"], exact["head.weight"])
 
 
-@pytest.mark.parametrize("rule", list(RULES))
+@pytest.mark.parametrize("rule", sorted(set(RULES) - {"drtp", "brsf", "fdfa"}))
 def test_chunked_forward_passes_accumulate_to_the_whole_batch(rule, x):
     net = make_net(rule)
     whole = gradients(net, x)
@@ -151,12 +152,12 @@ def test_dfa_spares_the_products_with_the_weights():
 
 def test_the_feedback_matrix_is_saved_and_shared():
     net = make_net("dfa", widths=(4, 7, 7, 7))
-    assert net.state_dict()["rule.feedback.matrix"].shape == (3, 7)
+    assert net.state_dict()["rule.feedback.projection.matrix"].shape == (3, 7)
     other = make_net("dfa", widths=(4, 7, 7, 7))
     torch.manual_seed(99)
     other.rule = make_rule("dfa", 3, [7]).double()
     other.load_state_dict(net.state_dict())
-    assert torch.equal(other.rule.feedback.matrix, net.rule.feedback.matrix)
+    assert torch.equal(other.rule.feedback.projection.matrix, net.rule.feedback.projection.matrix)
 
 
 def test_layers_of_one_width_share_one_projection(x):
@@ -205,7 +206,7 @@ def test_misuse_of_a_tape_is_named(use, message):
 
 
 def test_unknown_rules_and_networks_without_hidden_layers_are_refused():
-    with pytest.raises(ValueError, match="unknown learning rule 'magic'; there are bp, dfa, shallow"):
+    with pytest.raises(ValueError, match="unknown learning rule 'magic'; there are bp, shallow, dfa, dkp"):
         make_rule("magic", 2, [4])
     with pytest.raises(ValueError, match="needs at least one hidden layer"):
         make_rule("dfa", 2, [])

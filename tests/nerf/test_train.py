@@ -102,7 +102,7 @@ def test_a_run_stopped_and_started_again_equals_an_unbroken_one_bit_for_bit(flag
     a, b = weights(tmp_path / "runs" / "whole" / "000006.tar"), weights(run / "000006.tar")
     assert all(torch.equal(a[name], b[name]) for name in a)
     rules = [load_checkpoint(p / "000006.tar")["learning_rule_state_dict"] for p in (tmp_path / "runs" / "whole", run)]
-    assert torch.equal(*(r["coarse"]["rule.feedback.matrix"] for r in rules))
+    assert torch.equal(*(r["coarse"]["rule.feedback.projection.matrix"] for r in rules))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])

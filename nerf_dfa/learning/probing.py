@@ -1,0 +1,116 @@
+"""Feedback estimated by forward perturbation (fdfa): no weight is transported and nothing flows backward.
+
+Every k-th forward pass each hidden layer's activations are given a random tangent u_i, and forward-mode derivatives
+carry all of them up to the output in the same pass. The output's tangent d = sum_i J_i u_i then holds, on average
+over u, the Jacobian of every layer: E[d u_i^T] = J_i = dy/dh_i. The feedback matrix follows it,
+
+    B_i <- (1 - b) B_i + b sum_n w_nc d_nc u_ni,   w_nc = |e_nc| / sum_n |e_nc|
+
+with samples weighted by how much they err. The many rows of a batch make the estimate accurate; a pass that probes
+costs one forward pass more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+from torch import Tensor
+
+from nerf_dfa.learning.broadcast import broadcast
+from nerf_dfa.learning.feedback import Feedback, check_width, of_layer
+from nerf_dfa.learning.tapes import Record
+
+
+class ProbedFeedback(Feedback):
+    """A matrix for every layer that follows the mean Jacobian, starting as DFA's uniform one. c * sum(l_i) numbers.
+
+    every: forward passes from one probe to the next. average: the weight b of a new estimate; the first ones count
+    as much as their number says (1, 1/2, 1/3, ...), so that the random start is forgotten at once.
+    """
+
+    def __init__(self, error_width: int, widths: Sequence[int], every: int = 1, average: float = 0.05) -> None:
+        super().__init__()
+        if every < 1 or not 0 < average <= 1:
+            raise ValueError(f"every = {every} has to be at least 1 and average = {average} in (0, 1]")
+        self.every, self.average = every, average
+        for layer, width in enumerate(widths):
+            self.register_buffer(f"matrix_{layer}", (torch.rand(error_width, width) * 2 - 1) * width**-0.5)
+        self.layers = len(widths)
+        self.passes = self.estimates = 0
+
+    @property
+    def matrices(self) -> list[Tensor]:
+        return [getattr(self, f"matrix_{layer}") for layer in range(self.layers)]
+
+    def project(self, error: Tensor, layer: int, width: int) -> Tensor:
+        matrix = of_layer(self.matrices, layer)
+        check_width(layer, width, matrix.shape[1])
+        return error @ matrix.to(error.dtype)
+
+    def next_probes(self) -> bool:
+        """Counts a forward pass; True if it is one that probes."""
+        self.passes += 1
+        return (self.passes - 1) % self.every == 0
+
+    @torch.no_grad()
+    def observe(self, error: Tensor, tangent: Tensor, directions: Sequence[Tensor]) -> None:
+        """Moves the matrices towards the estimate of one pass.
+
+        error, tangent: (..., c), dL/dy and the output's derivative along the directions; directions: (..., l_i).
+        """
+        c = error.shape[-1]
+        magnitude = error.reshape(-1, c).float().abs()
+        total = magnitude.sum(0)
+        weights = torch.where(total > 0, magnitude / total.clamp(min=1e-30), 1 / magnitude.shape[0])
+        weighted = weights * tangent.reshape(-1, c).float()
+        self.estimates += 1
+        step = max(self.average, 1 / self.estimates)
+        for matrix, u in zip(self.matrices, directions, strict=True):
+            matrix.lerp_((weighted.to(u.dtype).T @ u.reshape(-1, u.shape[-1])).to(matrix.dtype), step)
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor([self.passes, self.estimates])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.passes, self.estimates = state.tolist()
+
+
+class Probe(Record):
+    """A learning pass that also perturbs: forward-mode tangents from every feedback point to the output."""
+
+    def __init__(self, feedback: ProbedFeedback) -> None:
+        super().__init__(feedback)
+        self._directions: list[Tensor] = []
+        self._level = forward_ad.dual_level()
+        self._level.__enter__()
+
+    def hidden(self, h: Tensor) -> Tensor:
+        primal, tangent = forward_ad.unpack_dual(h)
+        below = super().hidden(primal)
+        direction = random_signs(primal)
+        self._directions.append(direction)
+        # Cut from the graph: the tangents' own derivatives are never wanted.
+        tangent = direction if tangent is None else tangent.detach() + direction
+        return forward_ad.make_dual(below, tangent)
+
+    def output(self, y: Tensor) -> Tensor:
+        primal, tangent = forward_ad.unpack_dual(y)
+        tangent = torch.zeros_like(primal) if tangent is None else tangent.detach()
+        self._level.__exit__(None, None, None)
+        hidden = self.close(primal)
+        return broadcast(
+            self.feedback, primal, hidden, lambda error: self.feedback.observe(error, tangent, self._directions)
+        )
+
+
+_BYTE_SIGNS = ((torch.arange(256)[:, None] >> torch.arange(8)) & 1).float() * 2 - 1  # (256, 8)
+
+
+def random_signs(like: Tensor) -> Tensor:
+    """-1 or +1 with equal probability, in the shape, type and place of `like`; eight from one random byte."""
+    count = like.numel()
+    chosen = torch.randint(0, 256, (-(-count // 8),), device=like.device)
+    signs = _BYTE_SIGNS.to(like.device, like.dtype).index_select(0, chosen)
+    return signs.view(-1)[:count].view(like.shape)

@@ -1,0 +1,100 @@
+"""The sequential family: backpropagation in which other matrices than the weights carry the error back.
+
+    S_i = delta_{i+1} R_{i+1}      with dW_i, db_i as ever
+
+| kind   | R (out x in, as W)                     | what is known of W         | memory                    |
+|--------|----------------------------------------|----------------------------|---------------------------|
+| `fa`   | fixed, random                          | nothing                    | as the weights            |
+| `usf`  | c sgn(W)                               | signs                      | none                      |
+| `brsf` | |M_t| sgn(W), M_t drawn for each batch | signs                      | none                      |
+| `frsf` | |M| sgn(W), M fixed                    | signs                      | as the weights            |
+| `kp`   | learns: dR = dW                        | nothing; the same updates  | as the weights, and moments |
+
+Sizes: M, R ~ N(0, 1/in) as the weights of a layer with unit variance; c = sqrt(2 / (pi in)), the mean of |M|.
+Sources: Lillicrap et al. 2016 (fa); Liao et al. 2016, Moskovitz et al. 2018 (sign-concordant rules); Kolen and
+Pollack 1994, Akrout et al. 2019 (kp).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+KINDS = ("fa", "usf", "brsf", "frsf", "kp")
+
+
+class _Linear(torch.autograd.Function):
+    """x W^T + b forward; backward sends delta R, and gives R the gradient of W where it learns."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, back: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight, back)
+        ctx.has_bias = bias is not None
+        return nn.functional.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx, delta: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, back = ctx.saved_tensors
+        rows = delta.reshape(-1, delta.shape[-1])
+        signal = delta @ back.to(delta.dtype) if ctx.needs_input_grad[0] else None
+        gradient = None
+        if ctx.needs_input_grad[1] or ctx.needs_input_grad[3]:
+            gradient = (rows.T @ x.reshape(-1, x.shape[-1]).to(rows.dtype)).to(weight.dtype)
+        bias = rows.sum(0).to(weight.dtype) if ctx.has_bias and ctx.needs_input_grad[2] else None
+        return signal, gradient, bias, gradient if ctx.needs_input_grad[3] else None
+
+
+class SequentialLinear(nn.Linear):
+    """nn.Linear whose backward uses another matrix, by the table above. Parameter names stay as they were."""
+
+    def __init__(self, layer: nn.Linear, kind: str) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.weight, self.bias = layer.weight, layer.bias
+        self.kind = kind
+        size = self.in_features**-0.5
+        if kind in ("fa", "kp"):
+            back = torch.randn_like(self.weight, requires_grad=False) * size
+            if kind == "kp":
+                self.back = nn.Parameter(back)
+            else:
+                self.register_buffer("back", back)
+        elif kind == "frsf":
+            self.register_buffer("magnitude", torch.randn_like(self.weight, requires_grad=False).abs() * size)
+
+    def backward_matrix(self) -> Tensor:
+        """R for this pass."""
+        if self.kind in ("fa", "kp"):
+            return self.back
+        with torch.no_grad():
+            sign = self.weight.sign()
+            size = self.in_features**-0.5
+            if self.kind == "usf":
+                return sign * (size * math.sqrt(2 / math.pi))
+            if self.kind == "frsf":
+                return sign * self.magnitude
+            return sign * torch.randn_like(sign).abs() * size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _Linear.apply(x, self.weight, self.bias, self.backward_matrix())
+
+
+def swap_linears(network: nn.Module, kind: str) -> list[str]:
+    """Replaces every nn.Linear inside the network, at any depth; the names of those that were replaced.
+
+    The weights are the same objects, so that an optimiser made before still trains them (kp's `back` it does not).
+    Raises ValueError for an unknown kind or a network without an nn.Linear.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"unknown rule '{kind}'; there are {', '.join(KINDS)}")
+    swapped = []
+    for name, module in list(network.named_modules()):
+        for child_name, child in list(module.named_children()):
+            if type(child) is nn.Linear:
+                setattr(module, child_name, SequentialLinear(child, kind))
+                swapped.append(f"{name}.{child_name}".lstrip("."))
+    if not swapped:
+        raise ValueError(f"{type(network).__name__} has no nn.Linear for '{kind}' to replace")
+    return swapped
