@@ -15,14 +15,12 @@ import contextlib
 import hashlib
 import json
 import math
-import os
 import sys
 import threading
 import time
 import urllib.request
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +32,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from nerf_dfa.errors import UserError
+from nerf_dfa.files import write_text, written_whole
 
 # The window of Wang et al. 2004, "Image quality assessment", which the NeRF papers use.
 SSIM_SIGMA = 1.5
@@ -189,25 +188,13 @@ def evaluate_folder(
     return {**result, "images": images}
 
 
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write to; it becomes `path` when the block ends well and vanishes otherwise."""
-    unfinished = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        yield unfinished
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
 def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
     """Write metrics as JSON that every parser reads: infinite and undefined numbers become null.
 
     The file is either the old one or the whole new one, even if the program is stopped meanwhile.
     """
     text = json.dumps(_plain(metrics), indent=2, allow_nan=False) + "\n"
-    with written_whole(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 def _as_8_bit(image: Tensor | np.ndarray) -> np.ndarray:

@@ -39,7 +39,8 @@ from typing import Any, NoReturn
 
 from nerf_dfa.errors import UserError
 from nerf_dfa.evaluation import published
-from nerf_dfa.evaluation.metrics import SSIM_WINDOW, written_whole
+from nerf_dfa.evaluation.metrics import SSIM_WINDOW
+from nerf_dfa.files import write_text
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -331,8 +332,7 @@ def _git(*arguments: str) -> str:
 
 def _write(path: Path, text: str) -> None:
     try:
-        with written_whole(path) as unfinished:
-            unfinished.write_text(text, encoding="utf-8")
+        write_text(path, text)
     except (OSError, ValueError) as error:  # ValueError: no file name in it, as in "."
         raise UserError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
 

@@ -14,7 +14,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from nerf_dfa.evaluation.metrics import to_uint8, written_whole
+from nerf_dfa.evaluation.metrics import to_uint8
+from nerf_dfa.files import written_whole
 
 # Constant quality of libx264: 0 is lossless, 23 its default, about 17 hard to tell from the original.
 CRF = 17

@@ -191,8 +191,9 @@ def make_parser(prog: str = "train.py") -> Parser:
         if kind is bool:
             parser.add_argument(f"--{f.name}", action="store_true", default=argparse.SUPPRESS, help=text)
         else:
+            alone = {"nargs": "?", "const": "pixels"} if f.name == "dual" else {}  # --dual is the paper's
             parser.add_argument(
-                f"--{f.name}", type=kind, choices=f.metadata["choices"], default=argparse.SUPPRESS, help=text
+                f"--{f.name}", type=kind, choices=f.metadata["choices"], default=argparse.SUPPRESS, help=text, **alone
             )
     return parser
 

@@ -17,11 +17,11 @@ import nerf_dfa
 from nerf_dfa.evaluation.metrics import evaluate_folder, to_uint8, write_metrics
 from nerf_dfa.evaluation.report import git_commit
 from nerf_dfa.evaluation.video import disparity_image, disparity_maximum, write_video
+from nerf_dfa.files import written_whole
 from nerf_dfa.nerf.options import Options
 from nerf_dfa.rendering import Cameras, Chunks, RadianceModel, RenderedImage, RenderSettings, render_image
 from nerf_dfa.scenes import Scene, default_path, make_path
 from nerf_dfa.scenes.scene import over_background
-from nerf_dfa.training.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ def make_studio(
 def write_png(path: Path, image: torch.Tensor | Any) -> None:
     """An 8-bit image (height, width, 3), written atomically."""
     picture = Image.fromarray(image.numpy() if isinstance(image, torch.Tensor) else image)
-    write_atomically(path, lambda file: picture.save(file, format="PNG"))
+    with written_whole(path) as unfinished:
+        picture.save(unfinished, format="PNG")
 
 
 def render_views(studio: Studio, cameras: Cameras, folder: Path, label: str) -> tuple[list[Path], list[Path]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from nerf_dfa.errors import UserError
+from nerf_dfa.files import write_text
 from nerf_dfa.nerf.model import build_model, codec
 from nerf_dfa.nerf.options import Options, make_parser, scene_flags, to_text
 from nerf_dfa.rendering import RadianceModel
@@ -16,7 +17,6 @@ from nerf_dfa.scenes import Scene, load_scene
 from nerf_dfa.scenes.load import recognise
 from nerf_dfa.scenes.procedural import write_demo
 from nerf_dfa.training.checkpoints import entry, list_checkpoints, load_checkpoint
-from nerf_dfa.training.files import write_text
 
 # Options that may change when a run goes on: they say how long it trains and what it writes, not what it learns.
 MAY_CHANGE = frozenset(

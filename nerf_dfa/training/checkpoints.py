@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from nerf_dfa.errors import UserError
-from nerf_dfa.training.files import write_atomically
+from nerf_dfa.files import written_whole
 
 _NAME = re.compile(r"\d{6,}\.tar")
 
@@ -29,7 +29,8 @@ def list_checkpoints(folder: Path) -> list[Path]:
 def save_checkpoint(path: Path, contents: dict[str, Any]) -> None:
     """Tensors, numbers, strings, lists and dicts of them. Raises UserError where the disk does not take them."""
     try:
-        write_atomically(path, lambda file: torch.save(contents, file))
+        with written_whole(path) as unfinished:
+            torch.save(contents, unfinished)
     except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
         raise UserError(f"cannot write checkpoint {path}: {error}".splitlines()[0]) from error
 

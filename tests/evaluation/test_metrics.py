@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from nerf_dfa import files
 from nerf_dfa.errors import UserError
 from nerf_dfa.evaluation import metrics
 from nerf_dfa.evaluation.metrics import (
@@ -415,7 +416,7 @@ class TestWriteMetrics:
         def fail(source, target):
             raise OSError("disk on fire")
 
-        monkeypatch.setattr(metrics.os, "replace", fail)
+        monkeypatch.setattr(files.os, "replace", fail)
         with pytest.raises(OSError, match="disk on fire"):
             write_metrics(path, {"psnr": 2.0})
         assert json.loads(path.read_text()) == {"psnr": 1.0}
