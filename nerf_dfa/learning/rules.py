@@ -26,9 +26,9 @@ of layer i, delta_i = S_i * f'(a_i), and dW_i = delta_i^T h_{i-1}. The top layer
 | `hdfa`    | bp with probability p, else dfa: see hybrid.py  | Han and Yoo 2020                               |
 | `modular` | e B_i inside modules, bp between them           | Han and Yoo 2020                               |
 | `fa`      | delta_{i+1} R_{i+1}, R fixed and random         | Lillicrap et al. 2016                          |
-| `usf`     | the same, R = c sgn(W)                          | Moskovitz et al. 2018                          |
-| `brsf`    | the same, R = |M_t| sgn(W), M_t drawn anew      | Moskovitz et al. 2018                          |
-| `frsf`    | the same, R = |M| sgn(W)                        | Liao et al. 2016; Moskovitz et al. 2018        |
+| `usf`     | the same, R = c sgn(W)                          | Liao et al. 2016                               |
+| `brsf`    | the same, R = |M_t| sgn(W), M_t drawn anew      | Liao et al. 2016                               |
+| `frsf`    | the same, R = |M| sgn(W)                        | Liao et al. 2016                               |
 | `kp`      | the same, and R learns by the update of W       | Kolen and Pollack 1994; Akrout et al. 2019     |
 """
 

@@ -30,6 +30,7 @@ from nerf_dfa.training.schedules import exponential
 from nerf_dfa.training.trainer import Progress, Trainer
 
 PREVIEW_WIDTH = 100  # of the validation image in TensorBoard, in pixels
+SHOW_SECONDS = 0.25  # between two updates of the bar
 INTERRUPTED = 130  # exit status of a program that Ctrl-C ended
 
 
@@ -116,8 +117,13 @@ def train(trainer: Trainer, studio: Studio, options: Options, folder: Path, data
         tqdm(total=options.N_iters, initial=trainer.finished, unit="step", dynamic_ncols=True) as bar,
     ):
         first, begin = trainer.finished, time.perf_counter()
+        shown = begin
 
         def show(progress: Progress) -> None:
+            nonlocal shown
+            if time.perf_counter() - shown < SHOW_SECONDS:  # reading the PSNR would make a GPU wait
+                return
+            shown = time.perf_counter()
             rate = (progress.step - first) * options.N_rand / (time.perf_counter() - begin)
             bar.set_postfix_str(f"PSNR {float(progress.scalars['psnr']):.2f} dB, {rate:,.0f} rays/s", refresh=False)
             bar.update(progress.step - bar.n)
@@ -133,7 +139,7 @@ def train(trainer: Trainer, studio: Studio, options: Options, folder: Path, data
                 writer.add_scalar(name, value, progress.step)
             writer.add_image("view", _preview(studio), progress.step, dataformats="HWC")
 
-        trainer.every(10, show)
+        trainer.every(1, show)
         trainer.every(options.i_print, log)
         trainer.every(options.i_img, preview)
         trainer.every(options.i_weights, lambda _: trainer.save(folder))

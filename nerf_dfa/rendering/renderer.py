@@ -87,7 +87,8 @@ def render_rays(
         if generator is not None and settings.noise > 0:
             noise = torch.randn(t.shape, device=t.device, generator=generator) * settings.noise
         sigma, rgb = field.activate(raw, noise)
-        delta = intervals(t, rays.far, rays.directions, settings.opaque_end)
+        # What a field's box does not hold is empty, so nothing lies behind its far side.
+        delta = intervals(t, rays.far, rays.directions, settings.opaque_end and field.box is None)
         return composite(sigma, rgb, t, delta, far, settings.background)
 
     far = rays.far
