@@ -151,14 +151,13 @@ def test_running_out_of_memory_halves_the_chunk_and_leaves_the_image_as_it_is():
     for _ in range(2):  # the second image begins with the size that the first one found
         for a, b in zip(image(Limited(cloud(2.0, 0.4)), chunks=chunks), expected, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
-        assert halvings == [32, 16, 8]
-        assert chunks.size == 8
+        assert (halvings, chunks.size) == ([32, 16, 8], 8)
 
 
 @pytest.mark.parametrize(("size", "error"), [(1, torch.OutOfMemoryError("no memory")), (8, RuntimeError("another"))])
 def test_errors_that_smaller_chunks_do_not_cure_are_raised(size, error):
     with pytest.raises(type(error), match=str(error)):
-        Chunks(size).map(Mock(side_effect=error), flat_rays())
+        Chunks(size).map(Mock(side_effect=[error] * 9), flat_rays())
 
 
 def dual(mode, coarse, fine):
@@ -219,12 +218,11 @@ def test_noise_on_the_raw_density_has_the_standard_deviation_asked_for():
 @pytest.mark.parametrize("rule", ["bp", "dfa"])
 def test_gradients_do_not_depend_on_how_the_points_are_chunked(rule):
     model = RadianceModel(*[MLPField(3, 16, 3, 2, learning_rule=rule) for _ in range(2)])
-    rays = flat_rays(CAMERAS.resized(4, 3))
 
     def gradients(netchunk):
         model.zero_grad()
         how = settings(8, 8, noise=0.5, netchunk=netchunk)
-        coarse, fine = render_rays(model, rays, how, torch.Generator().manual_seed(3))
+        coarse, fine = render_rays(model, flat_rays(CAMERAS.resized(4, 3)), how, torch.Generator().manual_seed(3))
         (coarse.rgb.square().mean() + fine.rgb.square().mean()).backward()
         return {name: p.grad.clone() for name, p in model.named_parameters()}
 

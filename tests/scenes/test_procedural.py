@@ -15,19 +15,11 @@ from nerf_dfa.scenes.procedural import (
     CAMERA_RADIUS,
     ELEVATIONS,
     FAR,
-    GROUND,
-    GROUND_Z,
     LIGHT_DIRECTION,
     LIGHT_RADIUS,
     NEAR,
     REACH,
-    SOLIDS,
     SPLIT_PHASES,
-    STANDING,
-    Box,
-    Frustum,
-    Material,
-    Sphere,
     encode_srgb,
     in_shadow,
     light_directions,
@@ -42,6 +34,7 @@ from nerf_dfa.scenes.procedural import (
     spiral_poses,
     write_demo,
 )
+from nerf_dfa.scenes.solids import GROUND, GROUND_Z, SOLIDS, STANDING, Box, Frustum, Material, Sphere
 
 MATT = Material(((0.5, 0.5, 0.5),))
 SHAPES = {
