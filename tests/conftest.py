@@ -8,6 +8,9 @@ import torch
 
 from nerf_dfa.scenes.procedural import write_demo
 
+# Tensors are small here: a second thread is mostly waited for, and on a busy machine for long.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(scope="session")
 def tiny_scene(tmp_path_factory) -> Path:

@@ -56,7 +56,7 @@ def run(argv: list[str], default_config: Path | None) -> int:
     if not options.no_reload or options.render_only:
         check_continues(folder, options)
     scene = load_run_scene(options, dataset_type)
-    _check_split(options, scene)
+    _check_scene(options, scene)
     trainer = make_trainer(options, scene, device)
     _continue(trainer, options, folder)
     say = tqdm.write
@@ -234,11 +234,13 @@ def _render_only(
     return 0
 
 
-def _check_split(options: Options, scene: Scene) -> None:
+def _check_scene(options: Options, scene: Scene) -> None:
     if not scene.split["train"]:
         raise UserError(f"{options.datadir}: no training view is left")
     if options.render_test and not scene.split.get("test"):
         raise UserError(f"--render_test: {options.datadir} has no test views")
+    if options.lindisp and scene.near <= 0:
+        raise UserError(f"--lindisp needs a scene whose near is above 0, and {options.datadir} has {scene.near}")
     if scene.near >= scene.far:
         raise UserError(f"{options.datadir}: near {scene.near} is not less than far {scene.far}; give --near and --far")
 

@@ -109,7 +109,10 @@ def test_a_run_stopped_and_started_again_equals_an_unbroken_one_bit_for_bit(flag
 def test_a_run_that_is_interrupted_or_killed_goes_on_to_the_same_weights(flags, run, tmp_path, number):
     long = [*flags, "--N_iters", "300", "--i_weights", "5"]
     program = subprocess.Popen(
-        [sys.executable, ROOT / "train.py", *long], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, ROOT / "train.py", *long],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # as many threads as here: sums are then in one order
     )
     deadline = time.monotonic() + 120
     while not list(run.glob("*.tar")) and time.monotonic() < deadline and program.poll() is None:
@@ -230,6 +233,7 @@ def test_a_damaged_scene_gives_one_line_and_no_run_folder(flags, tiny_scene, tmp
         (["--ft_path", "/nowhere/1.tar"], "no checkpoint at /nowhere/1.tar"),
         (["--half_res", "--image_size", "6"], "image_size"),
         (["--basedir", "/proc/nowhere"], "/proc/nowhere"),
+        (["--lindisp", "--near", "0"], "--lindisp needs a scene whose near is above 0"),
     ],
 )
 def test_a_mistake_gives_one_line(flags, capsys, more, message):
