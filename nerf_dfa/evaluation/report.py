@@ -19,6 +19,7 @@ metrics.json is one object, written by `metrics.write_metrics`:
     psnr              number: mean over the views; null is infinity (images without any error)
     ssim, lpips       number, or null where it was not computed
     lpips_unavailable string, present where lpips is null: the reason
+    alignment         object, optional: "layers", by name, each with "mean" and "std" (learning/alignment.py)
     images            array of objects: name, psnr, ssim, lpips of every view
 """
 
@@ -104,6 +105,7 @@ COLUMNS = (
     Column("SSIM", "ssim", "{:.3f}".format),
     Column("LPIPS", "lpips", "{:.3f}".format),
 )
+ALIGNMENT = Column("alignment", "alignment", "{:+.3f}".format)
 PUBLISHED_COLUMNS = tuple(Column(method, method, "{:.2f}".format) for method in published.METHODS)
 
 
@@ -152,6 +154,12 @@ def run_row(metrics: dict[str, Any]) -> Row:
         reason = metrics.get("lpips_unavailable") or "no reason was recorded"
         notes["lpips"] = [f"LPIPS was not computed: {' '.join(str(reason).split())}."]
 
+    layers = (metrics.get("alignment") or {}).get("layers") or {}
+    layers = {name: a for name, a in layers.items() if a["mean"] is not None}  # null: no sample had a gradient
+    if layers:
+        values["alignment"] = sum(layer["mean"] for layer in layers.values()) / len(layers)
+        each = ", ".join(f"{name} {a['mean']:+.3f} ± {a['std']:.3f}" for name, a in layers.items())
+        notes["alignment"] = [f"Cosine of feedback and true gradient, mean over the feedback points of {each}."]
     known = published.lookup(metrics["scene"], metrics["dataset_type"])
     if known:
         for method, psnr in known.psnr.items():
@@ -186,7 +194,8 @@ def table(rows: Sequence[Row], form: str) -> str:
     """Rows and their means as text in the form "md", "latex" or "csv", ending in a line break."""
     rows = [*rows, *mean_rows(rows)]
     shown = [column for column in PUBLISHED_COLUMNS if any(row.values.get(column.name) for row in rows)]
-    columns = [*COLUMNS, *shown]
+    measured = [ALIGNMENT] if any("alignment" in row.values for row in rows) else []
+    columns = [*COLUMNS, *measured, *shown]
     if form == "csv":
         return _csv(rows, columns)
     footnotes: list[str] = []  # in the order of their first mention; the number of one is its place

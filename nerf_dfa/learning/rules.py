@@ -35,7 +35,7 @@ of layer i, delta_i = S_i * f'(a_i), and dW_i = delta_i^T h_{i-1}. The top layer
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,7 @@ from torch import Tensor, nn
 from nerf_dfa.learning.feedback import Feedback, IndependentFeedback, LearnedFeedback, SharedFeedback
 from nerf_dfa.learning.probing import Probe, ProbedFeedback
 from nerf_dfa.learning.projection import OnDevice, Projection, make_projection
-from nerf_dfa.learning.sequential import swap_linears
+from nerf_dfa.learning.sequential import SequentialLinear, swap_linears
 from nerf_dfa.learning.tapes import Collect, Cut, Record, RecordModules, Tape
 
 
@@ -52,16 +52,13 @@ class Rule(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self._collected: list[Collect] | None = None
+        self._factory: Callable[[], Tape] | None = None  # stands in for _tape while measuring
 
     def tape(self) -> Tape:
         """A tape for one forward pass; without gradients every rule's pass is the same."""
         if not torch.is_grad_enabled():
             return Tape()
-        if self._collected is not None:
-            self._collected.append(Collect())
-            return self._collected[-1]
-        return self._tape()
+        return self._tape() if self._factory is None else self._factory()
 
     def _tape(self) -> Tape:
         return Tape()
@@ -70,14 +67,33 @@ class Rule(nn.Module):
         """Changes the network's layers where the rule needs it; call it when they are made. Returns the rule."""
         return self
 
+    def signals(self, error: Tensor, hidden: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
+        """What each hidden activation would get for the error at the output; None where that is not all it takes."""
+        return None
+
     @contextmanager
     def collecting(self) -> Iterator[list[Collect]]:
-        """Within it, forward passes are left alone and their tapes are in the list: to measure, not to learn."""
-        self._collected = tapes = []
-        try:
+        """Within it, forward passes have their exact gradients, and their tapes are in the list: to measure."""
+        tapes: list[Collect] = []
+
+        def collect() -> Tape:
+            tapes.append(Collect())
+            return tapes[-1]
+
+        with self._using(collect):
             yield tapes
+
+    def unchanged(self) -> AbstractContextManager[None]:
+        """Within it, passes give the rule's gradients, and a rule that learns from passes does not."""
+        return nullcontext()
+
+    @contextmanager
+    def _using(self, factory: Callable[[], Tape]) -> Iterator[None]:
+        before, self._factory = self._factory, factory
+        try:
+            yield
         finally:
-            self._collected = None
+            self._factory = before
 
 
 class Backpropagation(Rule):
@@ -101,6 +117,9 @@ class DirectFeedback(Rule):
     def _tape(self) -> Tape:
         return Record(self.feedback)
 
+    def signals(self, error: Tensor, hidden: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
+        return self.feedback.signals(error, [h.shape[-1] for h in hidden], [h.dtype for h in hidden])
+
 
 class ForwardProbed(DirectFeedback):
     """Direct feedback that is estimated by forward perturbation in some of the passes (`ProbedFeedback`)."""
@@ -109,6 +128,9 @@ class ForwardProbed(DirectFeedback):
 
     def _tape(self) -> Tape:
         return Probe(self.feedback) if self.feedback.next_probes() else Record(self.feedback)
+
+    def unchanged(self) -> AbstractContextManager[None]:
+        return self._using(lambda: Record(self.feedback))
 
 
 class Hybrid(DirectFeedback):
@@ -140,10 +162,24 @@ class Sequential(Rule):
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.kind = kind
+        self._network: list[nn.Module] = []
 
     def prepare(self, network: nn.Module) -> Rule:
         swap_linears(network, self.kind)
+        self._network = [network]  # in a list: the network owns the rule, not the other way round
         return self
+
+    @contextmanager
+    def collecting(self) -> Iterator[list[Collect]]:
+        layers = [m for network in self._network for m in network.modules() if isinstance(m, SequentialLinear)]
+        for layer in layers:
+            layer.exact = True
+        try:
+            with super().collecting() as tapes:
+                yield tapes
+        finally:
+            for layer in layers:
+                layer.exact = False
 
 
 class TargetFeedback(SharedFeedback):

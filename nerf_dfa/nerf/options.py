@@ -136,6 +136,7 @@ class Options:
     # logs, each in steps; 0: never
     i_print: int = option(100, "interval of the numbers in TensorBoard")
     i_img: int = option(500, "interval of a small validation image and its PSNR in TensorBoard")
+    i_alignment: int = option(0, "interval of measuring how the feedback points along the gradient")
     i_weights: int = option(10_000, "interval of checkpoints")
     i_testset: int = option(50_000, "interval of rendering all test views")
     i_video: int = option(50_000, "interval of rendering the video")
@@ -224,7 +225,7 @@ def check(options: Options) -> None:
         "render_factor frames fps probe_every bound grid_min grid_max grid_levels grid_features grid_width"
     ).split()
     natural = "N_importance raw_noise_std precrop_iters lrate_decay netchunk multires multires_views i_print i_img "
-    natural += "i_weights i_testset i_video"
+    natural += "i_alignment i_weights i_testset i_video"
     for name in positive:
         value = getattr(options, name)
         if value is not None and value <= 0:

@@ -8,10 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nerf_dfa.learning.alignment import Alignment, measure_alignment
 from nerf_dfa.rendering import RadianceModel, Rays, RenderSettings, camera_rays, render_rays
 from nerf_dfa.scenes.scene import Scene, over_background
 
 VALIDATION_PIXELS = 4096
+ALIGNMENT_RAYS = 256
 
 
 def psnr(mse: Float[Tensor, ""]) -> Float[Tensor, ""]:
@@ -71,7 +73,7 @@ class NerfTask:
         return RayBatch(rays, colours)
 
     def loss(
-        self, model: RadianceModel, batch: RayBatch, generator: torch.Generator
+        self, model: RadianceModel, batch: RayBatch, generator: torch.Generator | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Squared error of the coarse plus that of the fine pixels (equation 6); shown: the best one's PSNR."""
         rendered = render_rays(model, batch.rays, self.training, generator)
@@ -81,6 +83,17 @@ class NerfTask:
         fine = (rendered.fine.rgb - batch.colours).square().mean()
         shown = {"psnr": psnr(fine.detach()), "psnr_coarse": psnr(coarse.detach())}
         return coarse + fine, shown
+
+    def alignment(self, model: RadianceModel) -> Alignment:
+        """Of the model's feedback, on fixed rays of the validation (else training) views and fixed samples."""
+        device = self.images.device
+        batch = self._validation
+        if batch is None:
+            batch = self.batch(self.precrop_steps + 1, torch.Generator(device).manual_seed(0))
+        n = ALIGNMENT_RAYS
+        batch = RayBatch(batch.rays.map(lambda x: x[:n]), batch.colours[:n])
+        model.eval()
+        return measure_alignment(model, lambda: self.loss(model, batch, None)[0])
 
     @torch.no_grad()
     def evaluate(self, model: RadianceModel) -> dict[str, float]:

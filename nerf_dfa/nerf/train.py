@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from pathlib import Path
@@ -142,6 +143,13 @@ def train(trainer: Trainer, studio: Studio, options: Options, folder: Path, data
         trainer.every(1, show)
         trainer.every(options.i_print, log)
         trainer.every(options.i_img, preview)
+
+        def align(progress: Progress) -> None:
+            for name, value in trainer.task.alignment(trainer.model).scalars().items():
+                if math.isfinite(value):
+                    writer.add_scalar(name, value, progress.step)
+
+        trainer.every(options.i_alignment, align)
         trainer.every(options.i_weights, lambda _: trainer.save(folder))
         trainer.every(options.i_testset, lambda _: _test_set(trainer, studio, options, folder, dataset_type))
         trainer.every(options.i_video, lambda _: _video(trainer, studio, options, folder))
@@ -179,6 +187,8 @@ def _test_set(trainer: Trainer, studio: Studio, options: Options, folder: Path, 
     if not studio.scene.split.get("test"):
         return {}
     scores = render_test_set(studio, _test_folder(folder, trainer.finished))
+    if options.i_alignment:
+        scores["alignment"] = trainer.task.alignment(trainer.model).as_dict()
     write_report(
         folder / "metrics.json",
         scores,

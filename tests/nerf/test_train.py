@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from nerf_dfa.evaluation import report
 from nerf_dfa.evaluation.metrics import mse_to_psnr
 from nerf_dfa.nerf import render, train
 from nerf_dfa.nerf.run import load_run
@@ -141,6 +142,23 @@ def test_no_reload_starts_anew_and_keeps_what_was_there(flags, run):
     assert train.main([*flags, "--no_reload", "--seed", "9", "--N_iters", "2"]) == 0
     assert (run / "replaced_001" / "000006.tar").is_file()
     assert [p.name for p in run.glob("*.tar")] == ["000002.tar"]
+
+
+def test_alignment_is_logged_and_reported_and_does_not_change_the_run(flags, run, tmp_path, capsys):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert train.main([*flags, "--i_alignment", "3"]) == 0
+    assert train.main([*flags, "--expname", "without"]) == 0
+    a, b = weights(run / "000006.tar"), weights(tmp_path / "runs" / "without" / "000006.tar")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+    events = EventAccumulator(str(run)).Reload()
+    assert [e.step for e in events.Scalars("alignment/coarse.layer_0/mean")] == [3, 6]
+    layers = json.loads((run / "metrics.json").read_text())["alignment"]["layers"]
+    assert list(layers) == ["coarse.layer_0", "coarse.layer_1"]
+    capsys.readouterr()
+    assert report.main([str(run)]) == 0
+    assert f"coarse.layer_1 {layers['coarse.layer_1']['mean']:+.3f}" in capsys.readouterr().out
 
 
 def test_ft_path_starts_from_a_checkpoint(flags, run, tmp_path):
