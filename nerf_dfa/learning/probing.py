@@ -16,10 +16,12 @@ from collections.abc import Sequence
 
 import torch
 import torch.autograd.forward_ad as forward_ad
+import torch.nn.functional as F
 from torch import Tensor
 
 from nerf_dfa.learning.broadcast import broadcast
 from nerf_dfa.learning.feedback import Feedback, check_width, of_layer
+from nerf_dfa.learning.linears import OtherLinear
 from nerf_dfa.learning.tapes import Record
 
 
@@ -103,6 +105,21 @@ class Probe(Record):
         return broadcast(
             self.feedback, primal, hidden, lambda error: self.feedback.observe(error, tangent, self._directions)
         )
+
+
+class TangentLinear(OtherLinear):
+    """nn.Linear that carries a tangent with one product: t W^T.
+
+    torch's own forward-mode derivative multiplies the layer's input by a zero tangent of the weight besides, and
+    records both products for a backward pass that never comes.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        primal, tangent = forward_ad.unpack_dual(x) if forward_ad._current_level >= 0 else (x, None)
+        y = super().forward(primal)
+        if tangent is None:
+            return y
+        return forward_ad.make_dual(y, F.linear(tangent, self.weight.detach()))
 
 
 _BYTE_SIGNS = ((torch.arange(256)[:, None] >> torch.arange(8)) & 1).float() * 2 - 1  # (256, 8)

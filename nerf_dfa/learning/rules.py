@@ -41,9 +41,10 @@ import torch
 from torch import Tensor, nn
 
 from nerf_dfa.learning.feedback import Feedback, IndependentFeedback, LearnedFeedback, SharedFeedback
-from nerf_dfa.learning.probing import Probe, ProbedFeedback
+from nerf_dfa.learning.linears import swap_linears
+from nerf_dfa.learning.probing import Probe, ProbedFeedback, TangentLinear
 from nerf_dfa.learning.projection import OnDevice, Projection, make_projection
-from nerf_dfa.learning.sequential import SequentialLinear, swap_linears
+from nerf_dfa.learning.sequential import SequentialLinear, send_back
 from nerf_dfa.learning.tapes import Collect, Cut, Record, RecordModules, Tape
 
 
@@ -62,6 +63,10 @@ class Rule(nn.Module):
 
     def _tape(self) -> Tape:
         return Tape()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x as it is: a rule is no layer, but an nn.Sequential that owns one calls it as its last."""
+        return x
 
     def prepare(self, network: nn.Module) -> Rule:
         """Changes the network's layers where the rule needs it; call it when they are made. Returns the rule."""
@@ -129,6 +134,10 @@ class ForwardProbed(DirectFeedback):
     def _tape(self) -> Tape:
         return Probe(self.feedback) if self.feedback.next_probes() else Record(self.feedback)
 
+    def prepare(self, network: nn.Module) -> Rule:
+        swap_linears(network, TangentLinear)
+        return self
+
     def unchanged(self) -> AbstractContextManager[None]:
         return self._using(lambda: Record(self.feedback))
 
@@ -165,7 +174,7 @@ class Sequential(Rule):
         self._network: list[nn.Module] = []
 
     def prepare(self, network: nn.Module) -> Rule:
-        swap_linears(network, self.kind)
+        send_back(network, self.kind)
         self._network = [network]  # in a list: the network owns the rule, not the other way round
         return self
 

@@ -22,6 +22,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from nerf_dfa.learning.linears import OtherLinear, swap_linears
+
 KINDS = ("fa", "usf", "brsf", "frsf", "kp")
 
 
@@ -46,13 +48,11 @@ class _Linear(torch.autograd.Function):
         return signal, gradient, bias, gradient if ctx.needs_input_grad[3] else None
 
 
-class SequentialLinear(nn.Linear):
+class SequentialLinear(OtherLinear):
     """nn.Linear whose backward uses another matrix, by the table above. Parameter names stay as they were."""
 
     def __init__(self, layer: nn.Linear, kind: str) -> None:
-        nn.Module.__init__(self)
-        self.in_features, self.out_features = layer.in_features, layer.out_features
-        self.weight, self.bias = layer.weight, layer.bias
+        super().__init__(layer)
         self.kind = kind
         self.exact = False  # True: plain backpropagation, for measuring against it
         size = self.in_features**-0.5
@@ -84,20 +84,14 @@ class SequentialLinear(nn.Linear):
         return _Linear.apply(x, self.weight, self.bias, self.backward_matrix())
 
 
-def swap_linears(network: nn.Module, kind: str) -> list[str]:
-    """Replaces every nn.Linear inside the network, at any depth; the names of those that were replaced.
+def send_back(network: nn.Module, kind: str) -> list[str]:
+    """Gives every nn.Linear inside the network the backward of this kind; the names of those that it found.
 
-    The weights are the same objects, so that an optimiser made before still trains them (kp's `back` it does not).
     Raises ValueError for an unknown kind or a network without an nn.Linear.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown rule '{kind}'; there are {', '.join(KINDS)}")
-    swapped = []
-    for name, module in list(network.named_modules()):
-        for child_name, child in list(module.named_children()):
-            if type(child) is nn.Linear:
-                setattr(module, child_name, SequentialLinear(child, kind))
-                swapped.append(f"{name}.{child_name}".lstrip("."))
+    swapped = swap_linears(network, lambda layer: SequentialLinear(layer, kind))
     if not swapped:
         raise ValueError(f"{type(network).__name__} has no nn.Linear for '{kind}' to replace")
     return swapped
