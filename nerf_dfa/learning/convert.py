@@ -2,15 +2,12 @@
 
     convert(model, "dfa")                                            # an nn.Sequential, after its non-linearities
     convert(model, "dfa", ["encoder.act", "act2"], example=batch)    # any nn.Module, after the modules named
-    ...                                                              # loss.backward(), as ever
-    revert(model)
+    revert(model)                                                    # loss.backward() in between, as ever
 
-Forward hooks do what a network written for a rule does itself (rules.py): when a pass begins they ask `model.rule` for
-a tape, hand it what the points give, and close it at the output. Without gradients they do nothing, and so does a
-point called by itself, outside a forward pass of the model. The rule is a child of the model: the parameters keep
-their names, and `rule.*` comes to them. A converted model can be copied, pickled and compiled; one thread at a time
-runs it (DistributedDataParallel, not DataParallel). An nn.Sequential has the rule as its last child, which passes on
-what it reads.
+Forward hooks do what a network written for a rule does itself (rules.py). Without gradients they do nothing, nor at a
+point called outside a forward pass of the model. Parameters keep their names; the rule is a child of the model, `rule`,
+of an nn.Sequential the last one, which passes on what it reads. A converted model can be copied, pickled and compiled;
+one thread at a time runs it (DistributedDataParallel, not DataParallel).
 """
 
 from __future__ import annotations
@@ -24,14 +21,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import activation
 from torch.utils.hooks import RemovableHandle
 
 from nerf_dfa.learning.rules import RULES, Rule, Shallow, make_rule
-from nerf_dfa.learning.sequential import KINDS, SequentialLinear
+from nerf_dfa.learning.sequential import KINDS
 from nerf_dfa.learning.tapes import Tape
 
-_NAMES = (name for name in nn.modules.activation.__all__ if name != "MultiheadAttention")
-ACTIVATIONS = tuple(getattr(nn.modules.activation, name) for name in _NAMES)
+ACTIVATIONS = tuple(getattr(activation, name) for name in activation.__all__ if name != "MultiheadAttention")
 
 
 @dataclass(frozen=True)
@@ -40,9 +37,8 @@ class Converted:
 
     points: width of each feedback point, in the order of a pass; "act:2" is the second call of "act".
     output, output_width: the module whose output's gradient is the error ("": the model), and its width.
-    learns: how each parameter learns: by its "exact gradient", from "feedback", from "both" where one of its paths
-    passes the points by, or from "nothing".
-    swapped: the linear layers with a backward pass of their own (fa and its kin; nothing else is found out for these).
+    learns: what each parameter learns from: "exact gradient", "feedback", "both" (some path meets no point), "nothing".
+    swapped: the linear layers that were replaced and keep their weights; all that is known for fa and its kin.
     """
 
     rule: str
@@ -52,10 +48,11 @@ class Converted:
     learns: dict[str, str] = field(default_factory=dict)
     swapped: tuple[str, ...] = ()
     _handles: tuple[RemovableHandle, ...] = field(default=(), repr=False, compare=False)
+    _replaced: dict[str, nn.Module] = field(default_factory=dict, repr=False, compare=False)
 
     def __str__(self) -> str:
-        if self.swapped:
-            return f"{self.rule}: own backward pass in {len(self.swapped)} linear layers: {', '.join(self.swapped)}"
+        if not self.points:
+            return f"{self.rule}: a backward pass of its own in {', '.join(self.swapped)}"
         place = f"'{self.output}'" if self.output else "the model's output"
         lines = [f"{self.rule}: feedback points {len(self.points)}, error at {place}, {self.output_width} wide"]
         lines += [f"  {name}: {width} wide" for name, width in self.points.items()]
@@ -75,19 +72,18 @@ def convert(
 ) -> Converted:
     """Makes the model learn by a rule, in place; make its optimiser afterwards, as some rules bring parameters.
 
-    points: names of the modules (as in `named_modules`) whose outputs (..., width) are feedback points. None: the
-    non-linearities of an nn.Sequential, also of those nested in it, below its output.
-    example: an input (a tuple: positional arguments, a dict: keyword arguments) that the model is run on once, in eval
-    mode, to find widths and order of the points. None: rows of zeros, for an nn.Sequential that begins with a Linear.
+    points: names of modules, as in `named_modules`, whose outputs (..., width) are feedback points. None: an
+    nn.Sequential's non-linearities below its output, nested ones too.
+    example: an input (a tuple: positional, a dict: keyword arguments) that the model is run on once, in eval mode, to
+    find widths and order of the points. None: rows of zeros, for an nn.Sequential that begins with a Linear.
     output: name of the module whose output (..., c) is the network's, before its last activation. None: an
-    nn.Sequential's last layer that has weights, so that a Softmax above it is left out; otherwise the model's output.
-    rule_options: those of `make_rule`. fa, usf, brsf, frsf and kp swap linear layers and read neither points,
-    example nor output; `back` or `magnitude` then appears beside the weight in the state dict.
+    nn.Sequential's last layer with weights, so that a Softmax above it is left out; otherwise the model's output.
+    rule_options: those of `make_rule`. fa, usf, brsf, frsf and kp only replace linear layers, which get `back` or
+    `magnitude` beside the weight; points, example and output are not read.
 
-    Raises ValueError or TypeError, and leaves the model as it was: for an unknown rule or name, a network without
-    non-linearity, a model that has a rule already, a point that a pass does not call before the output, that is no
-    floating-point tensor, whose leading dimensions are not the output's or that a later module overwrites. A later
-    pass that breaks one of these, or calls the points in another order, raises the same.
+    Raises ValueError or TypeError, and leaves the model as it was: for an unknown rule or name, no non-linearity, a
+    rule there already, a point that is not called before the output, is no floating-point tensor, has not the output's
+    leading dimensions or is overwritten by a later module. Every later pass is checked for these, and for the order.
     """
     if rule not in RULES:
         raise ValueError(f"unknown learning rule '{rule}'; there are {', '.join(RULES)}")
@@ -95,54 +91,55 @@ def convert(
     if rules or hasattr(model, "rule"):
         raise ValueError(f"{type(model).__name__} has '{(rules or ['rule'])[0]}' already; revert(model) undoes convert")
     if rule in KINDS:  # which read no widths
-        model.rule = make_rule(rule, 1, [1], **rule_options).prepare(model)
-        swapped = tuple(name for name, module in model.named_modules() if isinstance(module, SequentialLinear))
-        model._converted = Converted(rule, swapped=swapped)
+        replaced = _install(model, make_rule(rule, 1, [1], **rule_options))
+        model._converted = Converted(rule, swapped=tuple(replaced), _replaced=replaced)
         return model._converted
 
     names, output = _choose(model, points, output)
     watch = _Watch(names)
     handles = watch.register(model, output)
+    model.rule = Shallow()  # while the example runs: it cuts at every point
     try:
-        model.rule = Shallow()  # while the example runs: it cuts at every point
         hidden, y = _trace(model, watch, example)
-        if not y.requires_grad and all(p.requires_grad for p in model.parameters()):
-            raise ValueError(
-                f"no weights between feedback point '{[*hidden][-1]}' and the output; leave this point out"
-            )
-        widths, width = {call: h.shape[-1] for call, h in hidden.items()}, y.shape[-1]
-        parameters = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        made = make_rule(rule, width, list(widths.values()), **rule_options)
-    except BaseException:
-        _undo(model, handles)
-        raise
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), y.dtype)
-    model.rule = made.to(y.device, dtype)
+    finally:
+        _uninstall(model, handles, {})
+    parameters = dict(model.named_parameters())
+    if not y.requires_grad and all(p.requires_grad for p in parameters.values()):
+        raise ValueError(f"no weights between feedback point '{[*hidden][-1]}' and the output; leave this point out")
+    widths = {call: h.shape[-1] for call, h in hidden.items()}
+    made = make_rule(rule, y.shape[-1], list(widths.values()), **rule_options)
+    dtype = next((p.dtype for p in parameters.values() if p.is_floating_point()), y.dtype)
+    replaced = _install(model, made.to(y.device, dtype))
     above, below = _reached([y]), _reached(hidden.values())
-    learns = {name: _learns(rule, id(p) in above, id(p) in below) for name, p in parameters}
-    model._converted = Converted(rule, widths, output, width, learns, _handles=handles)
+    learns = {name: _learns(rule, id(p) in above, id(p) in below) for name, p in parameters.items() if p.requires_grad}
+    handles = watch.register(model, output)  # anew: a module that has been replaced took its hooks along
+    model._converted = Converted(rule, widths, output, y.shape[-1], learns, tuple(replaced), handles, replaced)
     return model._converted
 
 
 def revert(model: nn.Module) -> None:
     """Undoes `convert`: no hook, no rule; weights stay, under their names. ValueError if it is not converted."""
-    if not isinstance(getattr(model, "_converted", None), Converted):
+    if not hasattr(model, "_converted"):
         raise ValueError(f"this {type(model).__name__} is not converted")
-    _undo(model, model._converted._handles)
+    _uninstall(model, model._converted._handles, model._converted._replaced)
     del model._converted
 
 
-def _undo(model: nn.Module, handles: Sequence[RemovableHandle]) -> None:
+def _install(model: nn.Module, rule: Rule) -> dict[str, nn.Module]:
+    """Makes it the model's rule; the modules that it has replaced by others, by name."""
+    before = dict(model.named_modules(remove_duplicate=False))
+    model.rule = rule.prepare(model)
+    return {name: module for name, module in before.items() if model.get_submodule(name) is not module}
+
+
+def _uninstall(model: nn.Module, handles: Sequence[RemovableHandle], replaced: dict[str, nn.Module]) -> None:
     for handle in handles:
         handle.remove()
-    if "rule" in model._modules:
-        del model.rule
-    for module in list(model.modules()):
-        for name, child in list(module._modules.items()):
-            if isinstance(child, SequentialLinear):
-                linear = nn.Linear(child.in_features, child.out_features, child.bias is not None, device="meta")
-                linear.weight, linear.bias = child.weight, child.bias
-                setattr(module, name, linear.train(child.training))
+    for name, linear in replaced.items():
+        now = model.get_submodule(name)
+        linear.weight, linear.bias = now.weight, now.bias
+        model.set_submodule(name, linear.train(now.training))
+    del model.rule
 
 
 def _stages(model: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]]:
@@ -166,11 +163,10 @@ def _choose(model: nn.Module, points: Sequence[str] | None, output: str | None) 
             close = [repr(known) for known in difflib.get_close_matches(name, modules, cutoff=0.4)]
             raise ValueError(f"{kind} has no module '{name}'; did you mean {' or '.join(close or map(repr, modules))}?")
     last = max((i for i, (_, module) in enumerate(stages) if _weighted(module)), default=0)
-    if output is None:
-        output = stages[last][0] if stages else ""
+    output = output if output is not None else stages[last][0] if stages else ""
     if points is None:
-        known = [name for name, module in modules.items() if isinstance(module, ACTIVATIONS)]
         if not stages:
+            known = [name for name, module in modules.items() if isinstance(module, ACTIVATIONS)]
             raise ValueError(f"{kind} is no nn.Sequential: name its feedback points, for instance points={known[:8]}")
         # A module that stands in several places goes by the name of the first.
         first = {module: name for name, module in reversed(stages[:last]) if isinstance(module, ACTIVATIONS)}
@@ -184,22 +180,20 @@ def _choose(model: nn.Module, points: Sequence[str] | None, output: str | None) 
 
 def _trace(model: nn.Module, watch: _Watch, example: Any) -> tuple[dict[str, Tensor], Tensor]:
     """One pass in eval mode: what the points and the output give. The watch expects these calls from then on."""
-    invented = example is None
-    if invented:
+    hint = ""
+    if example is None:
         first = next((module for _, module in _stages(model) if _weighted(module)), None)
         if not isinstance(first, nn.Linear) or not first.in_features:
             raise ValueError(f"the widths in this {type(model).__name__} are not known before it runs; give example=")
-        example = first.weight.detach().new_zeros(2, first.in_features)
-    keywords = example if isinstance(example, dict) else {}
+        example, hint = first.weight.detach().new_zeros(2, first.in_features), "; give example="
+    args, keywords = ((), example) if isinstance(example, dict) else (example, {})
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:
         with torch.enable_grad():
-            model(*(example if isinstance(example, tuple) else () if keywords else (example,)), **keywords)
+            model(*(args if isinstance(args, tuple) else (args,)), **keywords)
     except RuntimeError as error:
-        if not invented:
-            raise
-        raise ValueError(f"the model does not run on zeros {tuple(example.shape)}; give example= ({error})") from error
+        raise ValueError(f"{type(model).__name__} does not run on the example{hint}: {error}") from error
     finally:
         for module, mode in training.items():
             module.training = mode
@@ -221,10 +215,10 @@ def _reached(tensors: Iterable[Tensor]) -> set[int]:
 
 
 def _learns(rule: str, above: bool, below: bool) -> str:
-    """How a parameter learns that reaches the output without a point (above) or reaches a point (below)."""
-    if above:
-        return "both" if below and rule != "bp" else "exact gradient"
-    return {"bp": "exact gradient", "shallow": "nothing"}.get(rule, "feedback") if below else "nothing"
+    """What a parameter learns from that reaches the output without a point (above) or reaches a point (below)."""
+    if rule == "bp" or not below:
+        return "exact gradient" if above or below else "nothing"
+    return "both" if above else "nothing" if rule == "shallow" else "feedback"
 
 
 class _Watch:
@@ -263,7 +257,7 @@ class _Watch:
         _check_tensor(f"feedback point '{call}' ({type(module).__name__})", h)
         if self.expected is not None and call not in self.expected[len(self.hidden) : len(self.hidden) + 1]:
             raise ValueError(f"feedback point '{call}' is out of order; a pass has {', '.join(self.expected)}")
-        self.hidden[call] = (h, _version(h))
+        self.hidden[call] = (h, h._version)
         return self.tape.hidden(h)
 
     def output(self, name: str, module: nn.Module, args: Any, y: Any) -> Tensor | None:
@@ -277,7 +271,7 @@ class _Watch:
             if call not in self.hidden:
                 raise ValueError(f"feedback point '{call}' was not called before {what}")
         for call, (h, version) in self.hidden.items():
-            if _version(h) != version:
+            if not torch.compiler.is_compiling() and h._version != version:
                 raise ValueError(f"feedback point '{call}' was overwritten by a later module: set its inplace=False")
             if h.shape[:-1] != y.shape[:-1]:
                 raise ValueError(
@@ -300,13 +294,7 @@ class _Watch:
             self.clear()
 
 
-def _version(h: Tensor) -> int:
-    """Counts the changes in place; the compiler cannot read it."""
-    return 0 if torch.compiler.is_compiling() else h._version
-
-
 def _check_tensor(what: str, value: Any) -> None:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{what} gives a {type(value).__name__}; it has to be a tensor")
-    if not value.is_floating_point() or not value.dim():
-        raise TypeError(f"{what} gives {value.dtype} {tuple(value.shape)}; it has to be floating-point (..., width)")
+    if not isinstance(value, Tensor) or not value.is_floating_point() or not value.dim():
+        found = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise TypeError(f"{what} gives {found}; it has to be a floating-point tensor (..., width)")

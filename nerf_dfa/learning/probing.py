@@ -80,13 +80,27 @@ class ProbedFeedback(Feedback):
 
 
 class Probe(Record):
-    """A learning pass that also perturbs: forward-mode tangents from every feedback point to the output."""
+    """A learning pass that also perturbs: forward-mode tangents from every feedback point to the output.
+
+    Forward mode has one level, open from the first point to the output. A pass that fails in between leaves it open,
+    and the next probe closes it.
+    """
+
+    _open: Probe | None = None
 
     def __init__(self, feedback: ProbedFeedback) -> None:
         super().__init__(feedback)
         self._directions: list[Tensor] = []
-        self._level = forward_ad.dual_level()
+        if Probe._open is not None:
+            Probe._open._leave()
+        self._level: forward_ad.dual_level | None = forward_ad.dual_level()
         self._level.__enter__()
+        Probe._open = self
+
+    def _leave(self) -> None:
+        if self._level is not None:
+            self._level.__exit__(None, None, None)
+            self._level = Probe._open = None
 
     def hidden(self, h: Tensor) -> Tensor:
         primal, tangent = forward_ad.unpack_dual(h)
@@ -98,9 +112,11 @@ class Probe(Record):
         return forward_ad.make_dual(below, tangent)
 
     def output(self, y: Tensor) -> Tensor:
+        if self._level is None:
+            raise RuntimeError("two probing passes were open at once; networks under fdfa cannot be nested")
         primal, tangent = forward_ad.unpack_dual(y)
         tangent = torch.zeros_like(primal) if tangent is None else tangent.detach()
-        self._level.__exit__(None, None, None)
+        self._leave()
         hidden = self.close(primal)
         return broadcast(
             self.feedback, primal, hidden, lambda error: self.feedback.observe(error, tangent, self._directions)

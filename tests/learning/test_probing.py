@@ -1,0 +1,148 @@
+"""Feedback estimated by forward perturbation, against autograd's Jacobians."""
+
+import itertools
+
+import pytest
+import torch
+import torch.autograd.forward_ad as forward_ad
+from torch import nn
+
+from nerf_dfa.learning import make_rule
+from nerf_dfa.learning.probing import ProbedFeedback, random_signs
+
+
+class Net(nn.Module):
+    def __init__(self, widths=(5, 16, 12), outputs=3, prepare=True, **options):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
+        self.head = nn.Linear(widths[-1], outputs)
+        self.rule = make_rule("fdfa", outputs, widths[1:], **options)
+        if prepare:
+            self.rule.prepare(self)
+
+    def forward(self, x):
+        tape = self.rule.tape()
+        for layer in self.layers:
+            x = tape.hidden(torch.relu(layer(x)))
+        return tape.output(self.head(x))
+
+
+def jacobians(net, x):
+    """dy/dh_i of every sample: a list of (n, c, width_i)."""
+    with net.rule.collecting() as tapes:
+        y = net(x)
+    return [
+        torch.stack([torch.autograd.grad(y[:, k].sum(), h, retain_graph=True)[0] for k in range(y.shape[1])], dim=1)
+        for h in tapes[0].activations
+    ]
+
+
+@pytest.mark.parametrize("prepare", [True, False])
+def test_the_estimate_converges_to_the_mean_jacobian_weighted_by_the_error(prepare):
+    torch.manual_seed(0)
+    net = Net(average=0.02, prepare=prepare)
+    x = torch.randn(8192, 5)
+    error = torch.randn(8192, 3)
+    for _ in range(200):
+        net(x).backward(error)
+    weights = error.abs() / error.abs().sum(0)
+    for matrix, jacobian in zip(net.rule.feedback.matrices, jacobians(net, x), strict=True):
+        expected = torch.einsum("nc,ncw->cw", weights, jacobian)
+        assert ((matrix - expected).norm() / expected.norm()).item() < 0.06
+
+
+def test_one_observation_is_the_moving_average_written_out():
+    feedback = ProbedFeedback(2, [3], average=0.4)
+    matrix = None
+    for step in (1, 1 / 2, 0.4, 0.4):  # the first replaces, then means, then the moving average
+        error, tangent, u = torch.randn(6, 2), torch.randn(6, 2), torch.randn(6, 3)
+        estimate = torch.zeros(2, 3)
+        for c, i, n in itertools.product(range(2), range(3), range(6)):
+            estimate[c, i] += error[n, c].abs() / error[:, c].abs().sum() * tangent[n, c] * u[n, i]
+        matrix = estimate if matrix is None else (1 - step) * matrix + step * estimate
+        feedback.observe(error, tangent, [u])
+        torch.testing.assert_close(feedback.matrices[0], matrix)
+
+
+def test_an_error_of_zero_weighs_all_samples_alike():
+    feedback = ProbedFeedback(1, [1])
+    feedback.observe(torch.zeros(4, 1), torch.ones(4, 1), [torch.tensor([[1.0], [2.0], [3.0], [6.0]])])
+    assert feedback.matrices[0].item() == pytest.approx(3)
+
+
+@pytest.mark.parametrize("prepare", [True, False])
+def test_the_tangents_are_those_of_the_network(prepare, monkeypatch):
+    """d = sum_i J_i u_i, sample by sample."""
+    torch.manual_seed(0)
+    net, x, seen = Net(prepare=prepare), torch.randn(7, 5), {}
+    monkeypatch.setattr(net.rule.feedback, "observe", lambda *args: seen.update(args=args))
+    net(x).sum().backward()
+    _, tangent, directions = seen["args"]
+    expected = sum(torch.einsum("ncw,nw->nc", j, u) for j, u in zip(jacobians(net, x), directions, strict=True))
+    torch.testing.assert_close(tangent, expected)
+
+
+@pytest.mark.parametrize("prepare", [True, False])
+def test_a_probing_pass_also_learns(prepare):
+    """The weights' gradients are DFA's with the matrices as they are after the probe."""
+    torch.manual_seed(0)
+    net, x = Net(prepare=prepare).double(), torch.randn(9, 5, dtype=torch.float64)
+    (net(x).sin() ** 2).sum().backward()
+    with torch.no_grad():
+        h = torch.relu(net.layers[0](x))
+        h2 = torch.relu(net.layers[1](h))
+        y = net.head(h2)
+        error = 2 * y.sin() * y.cos()
+        first, second = net.rule.feedback.matrices
+        torch.testing.assert_close(net.layers[0].weight.grad, ((error @ first) * (h > 0)).T @ x)
+        torch.testing.assert_close(net.layers[1].weight.grad, ((error @ second) * (h2 > 0)).T @ h)
+        torch.testing.assert_close(net.head.weight.grad, error.T @ h2)
+
+
+def test_every_kth_pass_probes_and_the_count_is_saved():
+    net, x = Net(every=3), torch.randn(4, 5)
+    for _ in range(5):
+        net(x).sum().backward()
+    assert (net.rule.feedback.passes, net.rule.feedback.estimates) == (5, 2)
+    other = Net(every=3)
+    other.load_state_dict(net.state_dict())
+    assert (other.rule.feedback.passes, other.rule.feedback.estimates) == (5, 2)
+    assert all(map(torch.equal, other.rule.feedback.matrices, net.rule.feedback.matrices))
+
+
+def test_without_gradients_nothing_is_counted():
+    net = Net()
+    with torch.no_grad():
+        net(torch.randn(4, 5))
+    assert net.rule.feedback.passes == 0
+
+
+def test_several_passes_in_one_step_and_autocast():
+    net, x = Net(), torch.randn(8, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = sum(net(part).float().square().sum() for part in x.split(3))
+    loss.backward()
+    assert net.rule.feedback.estimates == 3
+    assert all(p.grad.isfinite().all() for p in net.layers.parameters())
+
+
+def test_a_pass_that_fails_leaves_no_forward_mode_open():
+    class Broken(Net):
+        def forward(self, x):
+            tape = self.rule.tape()
+            tape.hidden(torch.relu(self.layers[0](x)))
+            raise RuntimeError("in the middle")
+
+    net = Broken()
+    with pytest.raises(RuntimeError, match="in the middle"):
+        net(torch.randn(4, 5))
+    Net()(torch.randn(4, 5)).sum().backward()
+    with forward_ad.dual_level():
+        pass
+
+
+def test_random_signs_are_fair():
+    signs = random_signs(torch.empty(100, 1001))
+    assert set(signs.unique().tolist()) == {-1.0, 1.0}
+    assert abs(signs.mean().item()) < 5 / signs.numel() ** 0.5
+    assert abs((signs[:, 0] * signs[:, 1]).mean().item()) < 0.5
