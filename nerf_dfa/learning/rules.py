@@ -85,7 +85,7 @@ class Rule(nn.Module):
             tapes.append(Collect())
             return tapes[-1]
 
-        with self._using(collect):
+        with self.using(collect):
             yield tapes
 
     def unchanged(self) -> AbstractContextManager[None]:
@@ -93,7 +93,8 @@ class Rule(nn.Module):
         return nullcontext()
 
     @contextmanager
-    def _using(self, factory: Callable[[], Tape]) -> Iterator[None]:
+    def using(self, factory: Callable[[], Tape]) -> Iterator[None]:
+        """Within it, forward passes get their tapes from the factory."""
         before, self._factory = self._factory, factory
         try:
             yield
@@ -139,7 +140,7 @@ class ForwardProbed(DirectFeedback):
         return self
 
     def unchanged(self) -> AbstractContextManager[None]:
-        return self._using(lambda: Record(self.feedback))
+        return self.using(lambda: Record(self.feedback))
 
 
 class Hybrid(DirectFeedback):
@@ -200,12 +201,12 @@ class TargetFeedback(SharedFeedback):
 
     targets: Tensor | None = None
 
-    def signals(self, error: Tensor, widths: Sequence[int], dtypes: Sequence[torch.dtype]) -> tuple[Tensor, ...]:
+    def project(self, error: Tensor, layer: int, width: int) -> Tensor:
         if self.targets is None or self.targets.shape != error.shape:
             found = "none" if self.targets is None else f"shape {tuple(self.targets.shape)}"
             raise ValueError(f"drtp needs rule.feedback.targets of shape {tuple(error.shape)} before backward: {found}")
         rows = error.numel() // error.shape[-1]
-        return super().signals(self.targets.to(error) / -rows, widths, dtypes)
+        return super().project(self.targets.to(error) / -rows, layer, width)
 
 
 def _feedback(

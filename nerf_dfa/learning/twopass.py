@@ -1,0 +1,69 @@
+"""Direct feedback with the activation memory of one layer, whatever the depth.
+
+Backpropagation has to keep every activation until the error comes back to it. Under direct feedback the error at the
+output is all that a layer waits for, and it can be had first: one forward pass that keeps nothing gives y and
+e = dL/dy; a second one goes through the layers again, and at each feedback point the layer below has at once all that
+it needs. Its gradient is computed, its graph freed, and the pass goes on. The price is one forward pass more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from nerf_dfa.learning.feedback import Feedback
+from nerf_dfa.learning.rules import DirectFeedback, Rule
+from nerf_dfa.learning.tapes import Tape, check_output, check_point
+
+
+class Immediate(Tape):
+    """Gives every layer its gradient at its feedback point; the error is known beforehand."""
+
+    def __init__(self, feedback: Feedback, error: Tensor) -> None:
+        self._feedback, self._error = feedback, error
+        self._points = 0
+        self._last: tuple[object, Tensor] | None = None  # the layers of a stack mostly have one width
+
+    def hidden(self, h: Tensor) -> Tensor:
+        check_point(h, self._points, closed=False)
+        check_output(self._error, [h], closed=False)
+        h.backward(self._signal(self._points, h))
+        self._points += 1
+        return h.detach()
+
+    def output(self, y: Tensor) -> Tensor:
+        y.backward(self._error)
+        return y.detach()
+
+    def _signal(self, layer: int, h: Tensor) -> Tensor:
+        key = (self._feedback.source(layer), h.shape[-1], h.dtype)
+        if self._last is None or self._last[0] != key:
+            self._last = key, self._feedback.project(self._error.to(h.dtype), layer, h.shape[-1])
+        return self._last[1]
+
+
+def two_pass(rule: Rule, forward: Callable[[], Tensor], loss: Callable[[Tensor], Tensor]) -> Tensor:
+    """The loss, with the rule's gradients added to every parameter's `.grad`, as loss(forward()).backward() does.
+
+    rule: the network's, with feedback that does not learn by gradient (dfa, hdfa; fdfa without probing).
+    forward: one forward pass of the network, its output y (..., c); it is called twice, with the same random numbers.
+    loss: of y, a scalar; what lies behind y keeps its memory as ever.
+    Raises TypeError for another rule.
+    """
+    if not isinstance(rule, DirectFeedback) or next(rule.feedback.parameters(), None) is not None:
+        raise TypeError(f"two_pass needs a rule with fixed direct feedback, such as dfa; got {type(rule).__name__}")
+    random = torch.get_rng_state()
+    with torch.no_grad():
+        y = forward()
+    y = y.detach().requires_grad_()
+    value = loss(y)
+    (error,) = torch.autograd.grad(value, y)
+    after = torch.get_rng_state()
+    torch.set_rng_state(random)
+    tape = Immediate(rule.feedback, error)
+    with rule.using(lambda: tape):
+        forward()
+    torch.set_rng_state(after)
+    return value.detach()
