@@ -38,7 +38,7 @@ class Converted:
     points: width of each feedback point, in the order of a pass; "act:2" is the second call of "act".
     output, output_width: the module whose output's gradient is the error ("": the model), and its width.
     learns: what each parameter learns from: "exact gradient", "feedback", "both" (some path meets no point), "nothing".
-    swapped: the linear layers that were replaced and keep their weights; all that is known for fa and its kin.
+    replaced: the linear layers that others with their weights stand in for; all that is known for fa and its kin.
     """
 
     rule: str
@@ -46,13 +46,12 @@ class Converted:
     output: str = ""
     output_width: int | None = None
     learns: dict[str, str] = field(default_factory=dict)
-    swapped: tuple[str, ...] = ()
+    replaced: dict[str, nn.Module] = field(default_factory=dict, repr=False, compare=False)
     _handles: tuple[RemovableHandle, ...] = field(default=(), repr=False, compare=False)
-    _replaced: dict[str, nn.Module] = field(default_factory=dict, repr=False, compare=False)
 
     def __str__(self) -> str:
         if not self.points:
-            return f"{self.rule}: a backward pass of its own in {', '.join(self.swapped)}"
+            return f"{self.rule}: a backward pass of its own in {', '.join(self.replaced)}"
         place = f"'{self.output}'" if self.output else "the model's output"
         lines = [f"{self.rule}: feedback points {len(self.points)}, error at {place}, {self.output_width} wide"]
         lines += [f"  {name}: {width} wide" for name, width in self.points.items()]
@@ -91,8 +90,7 @@ def convert(
     if rules or hasattr(model, "rule"):
         raise ValueError(f"{type(model).__name__} has '{(rules or ['rule'])[0]}' already; revert(model) undoes convert")
     if rule in KINDS:  # which read no widths
-        replaced = _install(model, make_rule(rule, 1, [1], **rule_options))
-        model._converted = Converted(rule, swapped=tuple(replaced), _replaced=replaced)
+        model._converted = Converted(rule, replaced=_install(model, make_rule(rule, 1, [1], **rule_options)))
         return model._converted
 
     names, output = _choose(model, points, output)
@@ -113,7 +111,7 @@ def convert(
     above, below = _reached([y]), _reached(hidden.values())
     learns = {name: _learns(rule, id(p) in above, id(p) in below) for name, p in parameters.items() if p.requires_grad}
     handles = watch.register(model, output)  # anew: a module that has been replaced took its hooks along
-    model._converted = Converted(rule, widths, output, y.shape[-1], learns, tuple(replaced), handles, replaced)
+    model._converted = Converted(rule, widths, output, y.shape[-1], learns, replaced, handles)
     return model._converted
 
 
@@ -121,7 +119,7 @@ def revert(model: nn.Module) -> None:
     """Undoes `convert`: no hook, no rule; weights stay, under their names. ValueError if it is not converted."""
     if not hasattr(model, "_converted"):
         raise ValueError(f"this {type(model).__name__} is not converted")
-    _uninstall(model, model._converted._handles, model._converted._replaced)
+    _uninstall(model, model._converted._handles, model._converted.replaced)
     del model._converted
 
 

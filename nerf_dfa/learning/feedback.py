@@ -61,13 +61,13 @@ class SharedFeedback(Feedback):
     def __init__(self, projection: Projection, normalisation: str = "layer") -> None:
         super().__init__()
         self.projection = projection
-        self.scale = _scale(normalisation)
+        self.normalisation = _known(normalisation)
 
     def source(self, layer: int) -> object:
         return None
 
     def project(self, error: Tensor, layer: int, width: int) -> Tensor:
-        return _project(self.projection, error, layer, width, self.scale)
+        return _project(self.projection, error, layer, width, self.normalisation)
 
 
 class IndependentFeedback(Feedback):
@@ -76,10 +76,10 @@ class IndependentFeedback(Feedback):
     def __init__(self, projections: Sequence[Projection], normalisation: str = "layer") -> None:
         super().__init__()
         self.projections = nn.ModuleList(projections)
-        self.scale = _scale(normalisation)
+        self.normalisation = _known(normalisation)
 
     def project(self, error: Tensor, layer: int, width: int) -> Tensor:
-        return _project(of_layer(self.projections, layer), error, layer, width, self.scale)
+        return _project(of_layer(self.projections, layer), error, layer, width, self.normalisation)
 
 
 class LearnedFeedback(Feedback):
@@ -108,10 +108,10 @@ class LearnedFeedback(Feedback):
         )
 
 
-def _scale(normalisation: str) -> Callable[[int, int, int], float]:
+def _known(normalisation: str) -> str:
     if normalisation not in NORMALISATIONS:
         raise ValueError(f"unknown normalisation '{normalisation}'; there are {', '.join(NORMALISATIONS)}")
-    return NORMALISATIONS[normalisation]
+    return normalisation
 
 
 def of_layer(items: Sequence | nn.ModuleList | nn.ParameterList, layer: int) -> Tensor | nn.Module:
@@ -125,7 +125,8 @@ def check_width(layer: int, width: int, widest: int) -> None:
         raise ValueError(f"feedback point {layer} is {width} wide, but its feedback was made for at most {widest}")
 
 
-def _project(projection: Projection, error: Tensor, layer: int, width: int, scale: Callable) -> Tensor:
+def _project(projection: Projection, error: Tensor, layer: int, width: int, normalisation: str) -> Tensor:
     check_width(layer, width, projection.max_width)
+    scale = NORMALISATIONS[normalisation](width, projection.max_width, projection.error_width)
     # The error is narrower than the signal, so it is the error that is scaled.
-    return projection(error * scale(width, projection.max_width, projection.error_width), width)
+    return projection(error * scale, width)

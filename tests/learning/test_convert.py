@@ -245,7 +245,7 @@ class Odd(nn.Module):
 
 
 def stack(*layers):
-    return lambda: nn.Sequential(*layers).double()
+    return lambda: copy.deepcopy(nn.Sequential(*layers)).double()
 
 
 IMAGE = torch.zeros(2, 1, 4, 4, dtype=torch.float64)
