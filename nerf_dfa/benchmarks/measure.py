@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import statistics
 import time
 from collections.abc import Callable
 
@@ -31,9 +30,10 @@ def machine() -> dict[str, str | int | None]:
 
 
 def interleaved(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each function over the rounds, after one that does not count.
+    """Least seconds of each function over the rounds, after one that does not count.
 
-    The functions take turns, so that whatever else the machine does falls on all of them.
+    The functions take turns, so that whatever else the machine does falls on all of them; the least time is the one
+    that the rest of the machine disturbed least.
     """
     times: dict[str, list[float]] = {name: [] for name in functions}
     for number in range(rounds + 1):
@@ -44,7 +44,7 @@ def interleaved(functions: dict[str, Callable[[], object]], rounds: int) -> dict
                 torch.cuda.synchronize()
             if number:
                 times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
+    return {name: min(values) for name, values in times.items()}
 
 
 def peak_memory(function: Callable[[], object]) -> int:

@@ -1,30 +1,36 @@
 """Alignment: how well the feedback points along the true gradient, layer by layer.
 
 For sample n and hidden layer i the alignment is the cosine between the signal S_ni that the rule sends and the true
-gradient dL/dh_ni, both before the derivative of the activation. One forward pass that records and does not cut gives
-the activations and, by autograd, e = dL/dy and the true gradients; the signals are computed from e. No second copy of
-the network is needed, and nothing of the model changes: weights, gradients, feedback and random states stay.
+gradient dL/dh_ni, both before the derivative of the activation. Two runs of the same forward pass tell: in one the
+rules only collect, and autograd gives dL/dh_i of the network; in the other they do as ever, and what autograd finds at
+h_i is S_i, whatever the rule. Both give the gradients of the weights besides. No second copy of the network is needed,
+and nothing of the model changes: weights, gradients, feedback, buffers and random states stay.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
 
-from nerf_dfa.learning.rules import Rule
+from nerf_dfa.learning.rules import Rule, Sequential
+from nerf_dfa.learning.tapes import Collect, Tape
+
+# Random matrices that stand for chance, and at most how many of the samples they are tried on.
+NULL_DRAWS, NULL_ROWS = 4, 4096
 
 
 @dataclass(frozen=True)
 class LayerAlignment:
     """Cosines of one feedback point over the samples of a batch.
 
-    mean, std; positive: fraction above zero, of the `samples` that have a cosine; undefined: samples left out
-    because the signal or the gradient is zero; null_mean, null_std: the same for a fresh uniform random matrix.
-    All but the counts are NaN where no sample has a cosine.
+    mean, std; positive: fraction above zero, of the `samples` that have a cosine; undefined: samples left out because
+    the signal or the gradient is zero or not finite; null_mean, null_std: the same by chance, for matrices of the same
+    kind: the rule's own with columns shuffled and signs drawn anew, which has mean 0 and std width^-1/2.
+    All but the counts are NaN where no sample has a cosine. In a layer of one unit a cosine is a sign.
     """
 
     mean: float
@@ -64,87 +70,164 @@ class Alignment:
         return "\n".join(rows)
 
 
-def cosines(a: Tensor, b: Tensor) -> tuple[Tensor, int]:
-    """Cosines of the rows of a and b (..., width) where both are not zero, and how many rows that leaves out."""
-    a, b = a.reshape(-1, a.shape[-1]).double(), b.reshape(-1, b.shape[-1]).double()
-    product = a.norm(dim=1) * b.norm(dim=1)
-    defined = product > 0
-    return (a * b).sum(1)[defined] / product[defined], int((~defined).sum())
+class Watched(Collect):
+    """Keeps the activations as Collect does, and otherwise is the tape of the rule's own."""
+
+    def __init__(self, tape: Tape) -> None:
+        super().__init__()
+        self._tape = tape
+
+    def hidden(self, h: Tensor) -> Tensor:
+        return self._tape.hidden(super().hidden(h))
+
+    def output(self, y: Tensor) -> Tensor:
+        return self._tape.output(super().output(y))
 
 
 def measure_alignment(model: nn.Module, loss: Callable[[], Tensor]) -> Alignment:
     """Alignment of all learning rules inside a model.
 
-    loss: runs the forward pass or passes (chunks, several networks) and returns the scalar loss; it has to give the
-    same value each time it is called. It is called twice.
-    Layers are reported for the rules that send signals straight from the output (dfa and its kin); the gradients of
-    the weights for every rule (NaN where it sends none). Raises ValueError if the model has no learning rule.
+    loss: runs the forward pass or passes (chunks, several networks) and returns the scalar loss. It is called twice,
+    with the same random numbers, and has to give the same value. Buffers that it changes are put back.
+    Every rule's feedback points and weights are reported: those of bp have alignment 1, below shallow's there is no
+    signal and all samples are undefined. fdfa does not probe meanwhile, and hdfa is measured as dfa.
+    Raises ValueError if the model has no learning rule, for a loss that is no scalar with a graph or changes from call
+    to call, and if no pass asked a rule for a tape (fa and its kin need none, and then have no layers here).
     """
-    rules = {name.removesuffix("rule").rstrip("."): m for name, m in model.named_modules() if isinstance(m, Rule)}
+    rules = {_owner(path): module for path, module in model.named_modules() if isinstance(module, Rule)}
     if not rules:
         raise ValueError(f"{type(model).__name__} has no learning rule to measure")
     own = {id(p) for rule in rules.values() for p in rule.parameters()}
     weights = {name: p for name, p in model.named_parameters() if p.requires_grad and id(p) not in own and p.dim() > 1}
-    with torch.random.fork_rng(), torch.enable_grad():
+    devices = sorted({p.device.index for p in model.parameters() if p.is_cuda})
+
+    def gradients(context: Callable[[Rule], AbstractContextManager[list[Collect]]]) -> _Gradients:
         with ExitStack() as stack:
-            tapes = {name: stack.enter_context(rule.collecting()) for name, rule in rules.items()}
-            value = loss()
-            points = [t for group in tapes.values() for tape in group for t in (tape.y, *tape.activations)]
-            exact = torch.autograd.grad(value, [*points, *weights.values()], allow_unused=True)
-        gradients = dict(zip(map(id, points), exact, strict=False))
-        layers = {}
-        for name, rule in rules.items():
-            layers |= _layers(name, rule, tapes[name], gradients)
-        with ExitStack() as stack:
-            for rule in rules.values():
-                stack.enter_context(rule.unchanged())
-            value = loss()
-        learned = torch.autograd.grad(value, list(weights.values()), allow_unused=True)
-    pairs = zip(weights, exact[len(points) :], learned, strict=True)
-    return Alignment(layers, {name: _cosine(a, b) for name, a, b in pairs if a is not None})
+            stack.enter_context(torch.random.fork_rng(devices))
+            return _gradients({n: stack.enter_context(context(r)) for n, r in rules.items()}, weights.values(), loss)
+
+    with torch.random.fork_rng(devices), _buffers_kept(model), torch.inference_mode(False), torch.enable_grad():
+        true, sent = gradients(lambda rule: rule.collecting()), gradients(_watching)
+        if not torch.allclose(true.value, sent.value, rtol=1e-4, equal_nan=True) or true.shapes() != sent.shapes():
+            raise ValueError(
+                f"loss() gave {true.value.item():.6g}, then {sent.value.item():.6g}: it has to be the same each time"
+            )
+        layers = {name: _layer(sent.points[name], gradient) for name, gradient in true.points.items()}
+    if not layers and not any(isinstance(rule, Sequential) for rule in rules.values()):  # these need no tape
+        raise ValueError("loss() ran no forward pass, with gradients, of a network with a learning rule")
+    pairs = zip(weights, sent.weights, true.weights, strict=True)
+    return Alignment(layers, {name: _cosine(a, b) for name, a, b in pairs if b is not None})
 
 
-def _cosine(a: Tensor, b: Tensor | None) -> float:
+def cosines(a: Tensor, b: Tensor) -> tuple[Tensor, int]:
+    """Cosines of the rows of a and b (..., width) where both have a direction, and how many rows that leaves out.
+
+    A row that is zero or not finite has none.
+    """
+    (a, has_a), (b, has_b) = _directions(a), _directions(b)
+    defined = has_a & has_b
+    return (a * b).sum(1)[defined], int((~defined).sum())
+
+
+def _directions(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (N, width) of norm 1, and whether there is one; gradients may be small enough that squares underflow."""
+    x = x.reshape(-1, x.shape[-1])
+    x = x.float() if x.element_size() < 4 else x
+    largest = x.abs().amax(1, keepdim=True)
+    x = x / largest
+    return x / x.norm(dim=1, keepdim=True), ((largest > 0) & largest.isfinite())[:, 0]
+
+
+@dataclass
+class _Gradients:
+    """Of the loss: its value, gradients (rows, width) by feedback point, and those of the weights."""
+
+    value: Tensor
+    points: dict[str, Tensor]
+    weights: tuple[Tensor | None, ...]
+
+    def shapes(self) -> dict[str, torch.Size]:
+        return {name: gradient.shape for name, gradient in self.points.items()}
+
+
+def _gradients(tapes: dict[str, list[Collect]], weights: Iterable[Tensor], loss: Callable[[], Tensor]) -> _Gradients:
+    """Runs the loss; tapes: the lists that the rules' passes fill meanwhile."""
+    value = loss()
+    if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
+        raise ValueError("loss() has to return a tensor of one number with a graph")
+    activations: dict[str, list[Tensor]] = {}  # of every point, in all passes
+    for name, passes in tapes.items():
+        for i, h in ((i, h) for tape in passes for i, h in enumerate(tape.activations)):
+            activations.setdefault(f"{name}.layer_{i}".lstrip("."), []).append(h)
+    learning = [h for parts in activations.values() for h in parts if h.requires_grad]
+    found = torch.autograd.grad(value, [*learning, *weights], allow_unused=True)
+    known = {id(h): gradient for h, gradient in zip(learning, found, strict=False) if gradient is not None}
+    points = {
+        name: torch.cat([known.get(id(h), torch.zeros_like(h)).reshape(-1, h.shape[-1]) for h in parts])
+        for name, parts in activations.items()
+    }
+    return _Gradients(value.detach(), points, found[len(learning) :])
+
+
+def _owner(path: str) -> str:
+    """Name of the network that a rule belongs to: "coarse" for "coarse.rule"."""
+    network, _, name = path.rpartition(".")
+    return network if name == "rule" else path
+
+
+@contextmanager
+def _watching(rule: Rule) -> Iterator[list[Collect]]:
+    """Within it, passes have the rule's gradients; the gradient of an activation is the signal sent to it."""
+    tapes: list[Collect] = []
+    with rule.unchanged():
+        make = rule._factory or rule._tape
+
+        def watched() -> Tape:
+            tapes.append(Watched(make()))
+            return tapes[-1]
+
+        with rule.using(watched):
+            yield tapes
+
+
+@contextmanager
+def _buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Puts back what passes change, such as the statistics of batch normalisation."""
+    buffers = [(m, name, b, b.clone()) for m in model.modules() for name, b in m._buffers.items() if b is not None]
+    try:
+        yield
+    finally:
+        for module, name, buffer, before in buffers:
+            module._buffers[name] = buffer
+            if not torch.equal(buffer, before):
+                with torch.no_grad():
+                    buffer.copy_(before)
+
+
+def _layer(signal: Tensor, true: Tensor) -> LayerAlignment:
+    """Statistics of one feedback point; both (rows, width)."""
+    (signal, has_signal), (true, has_true) = _directions(signal), _directions(true)
+    defined = has_signal & has_true
+    signal, true = signal[defined], true[defined]
+    n, nan = len(true), float("nan")
+    if n == 0:
+        return LayerAlignment(nan, nan, nan, 0, len(defined), nan, nan)
+    values = (signal * true).sum(1)
+    some = slice(None, None, -(-n // NULL_ROWS))
+    null = torch.cat([(_reshuffled(signal[some]) * true[some]).sum(1) for _ in range(NULL_DRAWS)])
+    (mean, std), (null_mean, null_std) = ((x.mean().item(), x.std(correction=0).item()) for x in (values, null))
+    positive = (values > 0).float().mean().item()
+    return LayerAlignment(mean, std, positive, n, len(defined) - n, null_mean, null_std)
+
+
+def _reshuffled(signal: Tensor) -> Tensor:
+    """The signals that B would have sent with its columns in another order and their signs drawn anew."""
+    width = signal.shape[1]
+    signs = torch.randint(0, 2, (width,)) * 2 - 1
+    return signal[:, torch.randperm(width).to(signal.device)] * signs.to(signal)
+
+
+def _cosine(a: Tensor | None, b: Tensor) -> float:
     """Cosine of two tensors taken as vectors; NaN where the rule sends nothing or one is zero."""
-    if b is None:
-        return float("nan")
-    value, _ = cosines(a.reshape(1, -1), b.reshape(1, -1))
-    return value.item() if value.numel() else float("nan")
-
-
-def _layers(name: str, rule: Rule, tapes: list, gradients: dict[int, Tensor | None]) -> dict[str, LayerAlignment]:
-    """Statistics of one rule's feedback points over all of its forward passes."""
-    found: dict[int, list[tuple[Tensor, Tensor, int]]] = {}
-    null: dict[int, Tensor] = {}
-    for tape in tapes:
-        error = gradients[id(tape.y)]
-        signals = None if error is None else rule.signals(error, tape.activations)
-        if signals is None:
-            continue
-        for i, (h, signal) in enumerate(zip(tape.activations, signals, strict=True)):
-            true = gradients[id(h)]
-            true = torch.zeros_like(h) if true is None else true
-            if i not in null:
-                null[i] = torch.rand(error.shape[-1], h.shape[-1]).to(error.device) * 2 - 1
-            value, undefined = cosines(signal, true)
-            random, _ = cosines(error.float() @ null[i], true)
-            found.setdefault(i, []).append((value, random, undefined))
-    prefix = f"{name}." if name else ""
-    return {f"{prefix}layer_{i}": _statistics(parts) for i, parts in sorted(found.items())}
-
-
-def _statistics(parts: list[tuple[Tensor, Tensor, int]]) -> LayerAlignment:
-    value, random = (torch.cat([part[k] for part in parts]) for k in (0, 1))
-    undefined = sum(part[2] for part in parts)
-    nan = float("nan")
-    if value.numel() == 0:
-        return LayerAlignment(nan, nan, nan, 0, undefined, nan, nan)
-    return LayerAlignment(
-        value.mean().item(),
-        value.std(correction=0).item(),
-        (value > 0).double().mean().item(),
-        value.numel(),
-        undefined,
-        random.mean().item() if random.numel() else nan,
-        random.std(correction=0).item() if random.numel() else nan,
-    )
+    values, _ = cosines((torch.zeros_like(b) if a is None else a).reshape(1, -1), b.reshape(1, -1))
+    return values.item() if values.numel() else float("nan")

@@ -72,10 +72,6 @@ class Rule(nn.Module):
         """Changes the network's layers where the rule needs it; call it when they are made. Returns the rule."""
         return self
 
-    def signals(self, error: Tensor, hidden: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
-        """What each hidden activation would get for the error at the output; None where that is not all it takes."""
-        return None
-
     @contextmanager
     def collecting(self) -> Iterator[list[Collect]]:
         """Within it, forward passes have their exact gradients, and their tapes are in the list: to measure."""
@@ -89,7 +85,7 @@ class Rule(nn.Module):
             yield tapes
 
     def unchanged(self) -> AbstractContextManager[None]:
-        """Within it, passes give the rule's gradients, and a rule that learns from passes does not."""
+        """Within it, passes give the rule's gradients: none learns from a pass, hdfa makes no exact ones."""
         return nullcontext()
 
     @contextmanager
@@ -123,8 +119,8 @@ class DirectFeedback(Rule):
     def _tape(self) -> Tape:
         return Record(self.feedback)
 
-    def signals(self, error: Tensor, hidden: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
-        return self.feedback.signals(error, [h.shape[-1] for h in hidden], [h.dtype for h in hidden])
+    def unchanged(self) -> AbstractContextManager[None]:
+        return self.using(lambda: Record(self.feedback))
 
 
 class ForwardProbed(DirectFeedback):
@@ -138,9 +134,6 @@ class ForwardProbed(DirectFeedback):
     def prepare(self, network: nn.Module) -> Rule:
         swap_linears(network, TangentLinear)
         return self
-
-    def unchanged(self) -> AbstractContextManager[None]:
-        return self.using(lambda: Record(self.feedback))
 
 
 class Hybrid(DirectFeedback):

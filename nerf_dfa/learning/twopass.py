@@ -48,7 +48,8 @@ def two_pass(rule: Rule, forward: Callable[[], Tensor], loss: Callable[[Tensor],
     """The loss, with the rule's gradients added to every parameter's `.grad`, as loss(forward()).backward() does.
 
     rule: the network's, with feedback that does not learn by gradient (dfa, hdfa; fdfa without probing).
-    forward: one forward pass of the network, its output y (..., c); it is called twice, with the same random numbers.
+    forward: one forward pass of the network, the y (..., c) that it gives to tape.output (nothing may come after, such
+    as a converted model's Softmax); it is called twice, with the same random numbers.
     loss: of y, a scalar; what lies behind y keeps its memory as ever.
     Raises TypeError for another rule.
     """

@@ -10,7 +10,10 @@ from torch import nn
 
 from nerf_dfa.learning import RULES, make_rule
 from nerf_dfa.learning.alignment import cosines, measure_alignment
+from nerf_dfa.learning.convert import convert
 from nerf_dfa.learning.feedback import Feedback
+
+COUNT = itertools.count(20)
 
 
 class Net(nn.Module):
@@ -169,6 +172,109 @@ def test_two_networks_are_told_apart():
     assert list(found.layers) == ["coarse.layer_0", "coarse.layer_1", "fine.layer_0", "fine.layer_1"]
     assert "alignment/fine.layer_1/mean" in found.scalars()
     assert found.table().count("\n") == 5
+
+
+def test_the_rules_that_are_none_of_direct_feedback():
+    bp, shallow, fa = (measure(Net(rule).double()) for rule in ("bp", "shallow", "fa"))
+    assert all((a.mean, a.samples) == (pytest.approx(1), 50) for a in bp.layers.values())
+    assert all((a.samples, a.undefined) == (0, 50) for a in shallow.layers.values())
+    assert all(a.samples == 50 and a.mean < 0.999 for a in fa.layers.values())
+
+
+def test_inside_modules_the_signal_starts_at_the_modules_last_activation():
+    net = Net("modular", widths=(4, 7, 6, 5)).double()  # modules of one and of two points
+    h = [X]
+    for layer in net.layers:
+        h.append(torch.tanh(layer(h[-1])))
+    y = net.head(h[-1])
+    error, *true = torch.autograd.grad((y.sin() ** 2).sum(), [y, *h[1:]])
+    signals = net.rule.feedbacks[1].signals(error, [6, 5], [torch.float64] * 2)
+    signals = [(signals[0] * (1 - h[2] ** 2)) @ net.layers[1].weight, *signals]
+    found = measure(net).layers
+    for i in range(3):
+        expected = torch.nn.functional.cosine_similarity(signals[i], true[i])
+        assert found[f"layer_{i}"].mean == pytest.approx(expected.mean().item())
+
+
+def test_hybrid_steps_are_measured_as_direct_ones_and_probing_is_not_counted():
+    net = Net("hdfa").double()
+    net.rule.exact = True
+    assert measure(net).layers["layer_0"].mean < 0.999
+    assert net.rule.exact
+    net = Net("fdfa").double()
+    measure(net)
+    assert (net.rule.feedback.passes, net.rule.feedback.estimates) == (0, 0)
+
+
+def test_random_numbers_are_the_same_in_both_runs_and_buffers_are_put_back():
+    class Noisy(Net):
+        def forward(self, x):
+            return super().forward(norm(torch.nn.functional.dropout(x, 0.5)))
+
+    norm = nn.BatchNorm1d(4).double()
+    net = Noisy("bp").double()
+    net.norm = norm
+    found = measure(net)
+    assert all(value == pytest.approx(1) for value in [a.mean for a in found.layers.values()])
+    assert all(value == pytest.approx(1) for value in found.weights.values())
+    assert norm.num_batches_tracked == 0
+    assert torch.equal(norm.running_mean, torch.zeros(4, dtype=torch.float64))
+
+
+def test_tiny_gradients_have_a_direction_and_infinite_ones_have_none():
+    torch.manual_seed(0)
+    net = Net("dfa")
+    usual = measure_alignment(net, lambda: net(X.float()).square().sum()).layers["layer_0"]
+    tiny = measure_alignment(net, lambda: net(X.float()).square().sum() * 1e-25).layers["layer_0"]
+    assert (tiny.mean, tiny.samples) == (pytest.approx(usual.mean, rel=1e-4), 50)
+    endless = measure_alignment(net, lambda: net(X.float()).square().sum() * float("inf")).layers["layer_0"]
+    assert (endless.samples, endless.undefined) == (0, 50)
+
+
+def test_chance_has_mean_zero_and_the_spread_of_random_directions():
+    torch.manual_seed(0)
+    for feedback in ("uniform", "binary", "sparse"):
+        net = Net("dfa", widths=(4, 400))
+        net.rule = make_rule("dfa", 3, [400], feedback=feedback)
+        layer = measure(net, X.float()).layers["layer_0"]
+        assert abs(layer.null_mean) < 3 * 400**-0.5
+        assert layer.null_std < 2 * 400**-0.5
+
+
+def test_frozen_layers_have_no_gradient_to_compare():
+    net = Net("dfa").double()
+    net.layers[0].requires_grad_(False)
+    found = measure(net)
+    assert [a.samples for a in found.layers.values()] == [0, 50]
+    assert set(found.weights) == {"layers.1.weight", "head.weight"}
+
+
+@pytest.mark.parametrize("rule", ["dfa", "fa"])
+def test_a_converted_model_is_measured_like_one_written_for_its_rule(rule):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 7), nn.Tanh(), nn.Linear(7, 3)).double()
+    convert(net, rule)
+    found = measure(net)
+    assert list(found.layers) == (["layer_0"] if rule == "dfa" else [])
+    assert found.weights == {"0.weight": pytest.approx(found.weights["0.weight"]), "2.weight": pytest.approx(1)}
+    assert found.weights["0.weight"] < 0.999
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (lambda net: net(X), "tensor of one number with a graph"),
+        (lambda net: net(X).sum().detach(), "tensor of one number with a graph"),
+        (lambda net: net(X[: next(COUNT)]).square().sum(), r"loss\(\) gave .*, then .*: it has to be the same"),
+        (lambda net: net.head.weight.sum(), "ran no forward pass, with gradients"),
+    ],
+)
+def test_a_loss_that_cannot_be_measured_is_refused(loss, message):
+    net = Net("dfa").double()
+    with pytest.raises(ValueError, match=message):
+        measure_alignment(net, lambda: loss(net))
+    assert net(X).requires_grad  # and the rule does as ever again
+    assert net.rule._factory is None
 
 
 def test_a_model_without_a_rule_is_refused():
