@@ -24,6 +24,7 @@ class Immediate(Tape):
     def __init__(self, feedback: Feedback, error: Tensor) -> None:
         self._feedback, self._error = feedback, error
         self._points = 0
+        self.result: Tensor | None = None
         self._last: tuple[object, Tensor] | None = None  # the layers of a stack mostly have one width
 
     def hidden(self, h: Tensor) -> Tensor:
@@ -35,7 +36,8 @@ class Immediate(Tape):
 
     def output(self, y: Tensor) -> Tensor:
         y.backward(self._error)
-        return y.detach()
+        self.result = y.detach()
+        return self.result
 
     def _signal(self, layer: int, h: Tensor) -> Tensor:
         key = (self._feedback.source(layer), h.shape[-1], h.dtype)
@@ -51,7 +53,7 @@ def two_pass(rule: Rule, forward: Callable[[], Tensor], loss: Callable[[Tensor],
     forward: one forward pass of the network, the y (..., c) that it gives to tape.output (nothing may come after, such
     as a converted model's Softmax); it is called twice, with the same random numbers.
     loss: of y, a scalar; what lies behind y keeps its memory as ever.
-    Raises TypeError for another rule.
+    Raises TypeError for another rule, ValueError where something comes after tape.output (gradients are then wrong).
     """
     if not isinstance(rule, DirectFeedback) or next(rule.feedback.parameters(), None) is not None:
         raise TypeError(f"two_pass needs a rule with fixed direct feedback, such as dfa; got {type(rule).__name__}")
@@ -65,6 +67,8 @@ def two_pass(rule: Rule, forward: Callable[[], Tensor], loss: Callable[[Tensor],
     torch.set_rng_state(random)
     tape = Immediate(rule.feedback, error)
     with rule.using(lambda: tape):
-        forward()
+        returned = forward()
     torch.set_rng_state(after)
+    if tape.result is None or returned.data_ptr() != tape.result.data_ptr():
+        raise ValueError("two_pass: the forward pass has to return what it gives to tape.output, and nothing later")
     return value.detach()

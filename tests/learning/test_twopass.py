@@ -75,6 +75,12 @@ def test_no_more_than_two_activations_live_at_a_time():
     assert most == 10
 
 
+def test_a_pass_that_goes_on_after_the_output_is_refused():
+    net, x = Net(), torch.randn(4, 8)
+    with pytest.raises(ValueError, match="has to return what it gives"):
+        two_pass(net.rule, lambda: net(x).softmax(-1), lambda y: y.square().sum())
+
+
 @pytest.mark.parametrize("rule", ["bp", "shallow", "dkp", "fa"])
 def test_other_rules_are_refused(rule):
     net = Net(rule)

@@ -18,7 +18,7 @@ from nerf_dfa.evaluation import report
 from nerf_dfa.evaluation.metrics import mse_to_psnr
 from nerf_dfa.nerf import render, train
 from nerf_dfa.nerf.run import load_run
-from nerf_dfa.training.checkpoints import load_checkpoint
+from nerf_dfa.training.checkpoints import list_checkpoints, load_checkpoint
 
 ROOT = Path(__file__).parents[2]
 SMALL = (
@@ -116,11 +116,11 @@ def test_a_run_that_is_interrupted_or_killed_goes_on_to_the_same_weights(flags, 
         env={**os.environ, "OMP_NUM_THREADS": "1"},  # as many threads as here: sums are then in one order
     )
     deadline = time.monotonic() + 120
-    while not list(run.glob("*.tar")) and time.monotonic() < deadline and program.poll() is None:
+    while not list_checkpoints(run) and time.monotonic() < deadline and program.poll() is None:
         time.sleep(0.02)
     program.send_signal(number)
     assert program.wait(60) == (130 if number == signal.SIGINT else -signal.SIGKILL)
-    assert 0 < max(int(p.stem) for p in run.glob("*.tar")) < 300
+    assert 0 < max(int(p.stem) for p in list_checkpoints(run)) < 300
 
     assert train.main(long) == 0
     assert train.main([*long, "--expname", "whole"]) == 0
