@@ -8,25 +8,34 @@ Convention, for the whole program: OpenGL camera-to-world matrices. In the camer
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 
+Lens = Literal["perspective", "fisheye"]
+
+
 @dataclass(frozen=True)
 class Cameras:
-    """Pinhole cameras that share one resolution.
+    """Cameras that share one resolution and one kind of lens.
 
     poses: camera-to-world [R | t]: the columns of R are the camera's x, y and z axes in the world, t its centre.
     intrinsics: fx, fy, cx, cy in pixels; cx = width / 2 for a centred lens.
     width, height: resolution in pixels.
+    lens, distortion: k1, k2, k3, k4, p1, p2 of the lens (see distortion.py); without them it is a pinhole.
+    pixel_offset: where in its square, in pixels from the upper left corner, a pixel's ray passes; 0.5 is its centre.
     """
 
     poses: Float[Tensor, "views 3 4"]
     intrinsics: Float[Tensor, "views 4"]
     width: int
     height: int
+    lens: Lens = "perspective"
+    distortion: Float[Tensor, "views 6"] | None = None
+    pixel_offset: float = 0.5
 
     def __len__(self) -> int:
         return self.poses.shape[0]
@@ -37,10 +46,14 @@ class Cameras:
             index = [index]
         elif isinstance(index, tuple):
             index = list(index)
-        return replace(self, poses=self.poses[index], intrinsics=self.intrinsics[index])
+        distortion = None if self.distortion is None else self.distortion[index]
+        return replace(self, poses=self.poses[index], intrinsics=self.intrinsics[index], distortion=distortion)
 
     def to(self, device: torch.device | str) -> Cameras:
-        return replace(self, poses=self.poses.to(device), intrinsics=self.intrinsics.to(device))
+        distortion = None if self.distortion is None else self.distortion.to(device)
+        return replace(
+            self, poses=self.poses.to(device), intrinsics=self.intrinsics.to(device), distortion=distortion
+        )
 
     def resized(self, width: int, height: int) -> Cameras:
         """The same lenses over an image of another resolution (pixels)."""
@@ -50,4 +63,6 @@ class Cameras:
 
     def with_poses(self, poses: Float[Tensor, "frames 3 4"]) -> Cameras:
         """The first camera's lens at other places, as a camera path needs it."""
-        return replace(self, poses=poses, intrinsics=self.intrinsics[:1].expand(poses.shape[0], 4))
+        count = poses.shape[0]
+        distortion = None if self.distortion is None else self.distortion[:1].expand(count, 6)
+        return replace(self, poses=poses, intrinsics=self.intrinsics[:1].expand(count, 4), distortion=distortion)

@@ -49,13 +49,13 @@ def camera_rays(
     far: float,
     ndc: bool = False,
 ) -> Rays:
-    """Rays through the centres of the pixels (row, column) of the cameras number `view`.
+    """Rays through the pixels (row, column) of the cameras number `view`, at their `pixel_offset`.
 
     near, far: depth along the camera's axis, or bounds in [0, 1] of normalised device coordinates if ndc.
     """
     fx, fy, cx, cy = cameras.intrinsics[view].unbind(-1)
-    x = (column + 0.5 - cx) / fx
-    y = (row + 0.5 - cy) / fy
+    x = (column + cameras.pixel_offset - cx) / fx
+    y = (row + cameras.pixel_offset - cy) / fy
     in_camera = torch.stack([x, -y, -torch.ones_like(x)], dim=-1)
     pose = cameras.poses[view]
     directions = (pose[..., :3] * in_camera[..., None, :]).sum(-1)

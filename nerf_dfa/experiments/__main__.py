@@ -1,0 +1,49 @@
+"""python -m nerf_dfa.experiments NAME [--config FILE] [--out DIR] [--steps N] [--seeds N]"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from nerf_dfa.errors import UserError
+from nerf_dfa.experiments import EXPERIMENTS
+
+INTERRUPTED = 130  # exit status of a program that Ctrl-C ended
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs an experiment; exit status 0, 2 for a user's mistake (one line), 130 when interrupted."""
+    parser = argparse.ArgumentParser(prog="python -m nerf_dfa.experiments", description=__doc__)
+    parser.add_argument("name", choices=EXPERIMENTS, help="which experiment")
+    parser.add_argument("--config", type=Path, help="file that states it (configs/learning); practices needs one")
+    parser.add_argument(
+        "--out", type=Path, default=Path("results"), help="folder of the results (default: %(default)s)"
+    )
+    parser.add_argument("--datadir", help="folder of the Fashion-MNIST files, for dataset = fashion")
+    parser.add_argument("--steps", type=_positive, help="training steps of every run, in place of the config's")
+    parser.add_argument("--seeds", type=_positive, help="how many seeds, in place of the config's")
+    parser.add_argument("--threads", type=_positive, default=1, help="of torch; more hardly help at this size")
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(arguments.threads)
+    try:
+        EXPERIMENTS[arguments.name](arguments)
+    except UserError as error:
+        print(f"experiments: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("experiments: interrupted; the same command goes on from the last finished run", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
