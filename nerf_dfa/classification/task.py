@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from nerf_dfa.classification.data import Dataset
 from nerf_dfa.classification.model import Classifier, free_rows
 from nerf_dfa.learning.alignment import Alignment, measure_alignment
+from nerf_dfa.learning.hybrid import HybridOptimizer
 from nerf_dfa.learning.rules import TargetFeedback
 from nerf_dfa.training import Trainer
 from nerf_dfa.training.schedules import exponential
@@ -25,7 +26,7 @@ EVALUATION_ROWS = 4096  # images in one forward pass
 
 MASK_SEED = 1000  # plus the run's seed: which neurons are free
 
-RANDOM_FEEDBACK = ("dfa", "drtp", "modular")  # rules that read feedback, shared, normalisation and k
+RANDOM_FEEDBACK = ("dfa", "drtp", "hdfa", "modular")  # rules that read feedback, shared, normalisation and k
 SCHEDULES = ("constant", "exponential", "plateau")
 
 Batch = tuple[Float[Tensor, "n pixels"], Int[Tensor, " n"]]
@@ -146,7 +147,8 @@ class Settings:
     normalisation: str = "layer"
     k: int = 1  # entries per column of sparse feedback
     optimiser: str = "adam"
-    momentum: float = 0.0  # of sgd
+    momentum: float = 0.0  # of sgd and hybrid
+    probability: float = 0.1  # of an exact step; hybrid, the optimiser of hdfa, only
     beta2: float = 0.999  # of adam and radam
     rate_scale: float = 1.0  # the grid of learning rates is multiplied by it
     l1: float = 0.0
@@ -161,17 +163,22 @@ class Settings:
     patience: int = 0  # early stopping after so many evaluations without a better one; 0: never
 
 
-OPTIMISERS: dict[str, Callable[[list[nn.Parameter], Settings], torch.optim.Optimizer]] = {
-    "adam": lambda parameters, s: torch.optim.Adam(
-        parameters,
+OPTIMISERS: dict[str, Callable[[nn.Module, Settings, int], torch.optim.Optimizer]] = {
+    "adam": lambda model, s, seed: torch.optim.Adam(
+        model.parameters(),
         betas=(0.9, s.beta2),
         weight_decay=s.weight_decay or s.l2,
         decoupled_weight_decay=s.weight_decay > 0,
         fused=True,  # one kernel for all parameters: these are so small that calls are what costs
     ),
-    "radam": lambda parameters, s: torch.optim.RAdam(parameters, betas=(0.9, s.beta2), weight_decay=s.l2),
-    "rmsprop": lambda parameters, s: torch.optim.RMSprop(parameters, weight_decay=s.l2),
-    "sgd": lambda parameters, s: torch.optim.SGD(parameters, momentum=s.momentum, weight_decay=s.l2, fused=True),
+    "radam": lambda model, s, seed: torch.optim.RAdam(model.parameters(), betas=(0.9, s.beta2), weight_decay=s.l2),
+    "rmsprop": lambda model, s, seed: torch.optim.RMSprop(model.parameters(), weight_decay=s.l2),
+    "sgd": lambda model, s, seed: torch.optim.SGD(
+        model.parameters(), momentum=s.momentum, weight_decay=s.l2, fused=True
+    ),
+    "hybrid": lambda model, s, seed: HybridOptimizer(
+        model, 1.0, s.probability, momentum=s.momentum, weight_decay=s.l2, seed=seed
+    ),  # the trainer sets its learning rate
 }
 
 
@@ -193,7 +200,7 @@ def make_trainer(settings: Settings, dataset: Dataset, rate: float, seed: int) -
     if s.schedule == "plateau":
         schedule = Plateau(rate, s.decay, s.plateau)
     task = ClassificationTask(dataset, s.batch_size, s.l1)
-    optimiser = OPTIMISERS[s.optimiser](list(model.parameters()), s)
+    optimiser = OPTIMISERS[s.optimiser](model, s, seed)
     return Trainer(model, task, optimiser, schedule, torch.Generator().manual_seed(seed))
 
 

@@ -22,7 +22,9 @@ def study() -> Study:
     """The paper's experiment at the size of the digits; bp, whose signals pass the held layer whole, as a control."""
     base = Settings(width=WIDTH, depth=3, activation="tanh")
     rows = tuple((str(free), replace(base, free=free)) for free in FREE)
-    return Study("bottleneck", "Free neurons of the second layer", "free", rows, ("bp", "dfa"), (1e-3, 3e-3))
+    return Study(
+        "bottleneck", "Free neurons of the second layer", "free", rows, ("bp", "dfa"), (1e-3, 3e-3, 1e-2), seeds=5
+    )
 
 
 def bottleneck(arguments: argparse.Namespace) -> None:

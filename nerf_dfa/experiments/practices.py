@@ -32,22 +32,29 @@ from nerf_dfa.learning import RULES
 from nerf_dfa.learning.feedback import NORMALISATIONS
 from nerf_dfa.learning.projection import PROJECTIONS
 
-TRIALS = tuple(rule for rule in RULES if rule != "hdfa")  # hdfa needs an optimiser of its own
-
-
 CHOICES = {
     "dataset": DATASETS,
     "activation": tuple(ACTIVATIONS),
     "norm": tuple(NORMS),
-    "rule": TRIALS,
+    "rule": tuple(RULES),
     "feedback": tuple(PROJECTIONS),
     "normalisation": tuple(NORMALISATIONS),
     "optimiser": tuple(OPTIMISERS),
     "schedule": SCHEDULES,
 }
 KINDS = {field.name: type(field.default) for field in fields(Settings)}
-LOWEST = {"free": -1, "dropout": 0, "momentum": 0, "beta2": 0, "l1": 0, "l2": 0, "weight_decay": 0, "patience": 0}
-BELOW_ONE = ("dropout", "momentum", "beta2")
+LOWEST = {
+    "free": -1,
+    "dropout": 0,
+    "momentum": 0,
+    "probability": 0,
+    "beta2": 0,
+    "l1": 0,
+    "l2": 0,
+    "weight_decay": 0,
+    "patience": 0,
+}
+BELOW_ONE = ("dropout", "momentum", "probability", "beta2")
 
 
 @dataclass(frozen=True)
@@ -140,6 +147,8 @@ def _changed(settings: Settings, changes: dict[str, str], where: str) -> Setting
     changed = replace(settings, **values)
     if changed.weight_decay and (changed.l2 or changed.optimiser != "adam"):
         raise UserError(f"{where}: weight_decay = {changed.weight_decay}: only with optimiser adam and without l2")
+    if (changed.optimiser == "hybrid") != (changed.rule == "hdfa"):
+        raise UserError(f"{where}: optimiser hybrid and rule hdfa go together: {changed.optimiser}, {changed.rule}")
     if changed.free > changed.width or (changed.free >= 0 and changed.depth < 2):
         raise UserError(f"{where}: free = {changed.free}: the second of {changed.depth} layers has {changed.width}")
     return changed
