@@ -3,6 +3,8 @@
 import sys
 
 from nerf_dfa.nerf.render import main
+from nerf_dfa.training.devices import keep_freed_memory
 
 if __name__ == "__main__":
+    keep_freed_memory()
     sys.exit(main())

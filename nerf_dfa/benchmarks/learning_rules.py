@@ -23,6 +23,7 @@ from nerf_dfa.benchmarks.measure import interleaved, machine, peak_memory
 from nerf_dfa.learning import make_rule
 from nerf_dfa.learning.projection import PROJECTIONS
 from nerf_dfa.learning.twopass import two_pass
+from nerf_dfa.training.devices import keep_freed_memory
 
 OUTPUTS = 4
 
@@ -157,4 +158,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     sys.exit(main())

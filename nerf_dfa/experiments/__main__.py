@@ -10,6 +10,7 @@ import torch
 
 from nerf_dfa.errors import UserError
 from nerf_dfa.experiments import EXPERIMENTS
+from nerf_dfa.training.devices import keep_freed_memory
 
 INTERRUPTED = 130  # exit status of a program that Ctrl-C ended
 
@@ -46,4 +47,5 @@ def _positive(text: str) -> int:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     sys.exit(main())

@@ -1,16 +1,21 @@
-"""The one autograd node of direct feedback alignment.
+"""The autograd nodes of direct feedback alignment.
 
-    y = broadcast(feedback, y, [h_1, ..., h_n])
+    token_i = feedback_point(feedback, i, h_i)          at each hidden layer
+    y = broadcast(feedback, y, [token_1, ..., token_n])  at the output
 
-Forward it is the identity on the network's output y. Backward it receives the error e = dL/dy and hands
+Forward, a token is a view of a single zero, and the broadcast the identity on the network's output y. Backward, the
+broadcast receives the error e = dL/dy and hands
 
-    y     the error e itself, so that the top layer has its exact gradient,
-    h_i   the feedback signal, for a matrix e @ B_i, in place of the gradient dL/dh_i,
+    y         the error e itself, so that the top layer has its exact gradient,
+    token_i   the feedback's message: e, or what all layers share of its projection,
 
-and the feedback's own parameters their gradients, where it learns. The network passes h_i.detach() on to its next
-layer. The input of every layer is then a leaf that needs no gradient, and autograd never computes the product
-delta @ W that backpropagation needs: of the three matrix products of a layer (forward, dX, dW) two remain. Nothing
-but `loss.backward()` is needed of a user.
+and each feedback point makes of the message its layer's signal, for a matrix e @ B_i, in place of the gradient
+dL/dh_i; where the feedback learns, its parameters' gradients too. Autograd runs nodes in the reverse order of their
+making, so that a signal is made when its layer is due, and one at a time is in memory.
+
+The network passes h_i.detach() on to its next layer. The input of every layer is then a leaf that needs no gradient,
+and autograd never computes the product delta @ W that backpropagation needs: of the three matrix products of a layer
+(forward, dX, dW) two remain. Nothing but `loss.backward()` is needed of a user.
 """
 
 from __future__ import annotations
@@ -25,32 +30,49 @@ from nerf_dfa.learning.feedback import Feedback
 Observer = Callable[[Tensor], None]
 
 
-class Broadcast(torch.autograd.Function):
-    """Identity whose backward sends the error at the output to every hidden layer at once."""
+class FeedbackPoint(torch.autograd.Function):
+    """A zero for every number of the message, whose backward turns the message into the layer's signal."""
 
     @staticmethod
-    def forward(ctx, feedback: Feedback, observe: Observer | None, n: int, y: Tensor, *rest: Tensor) -> Tensor:
-        hidden = rest[:n]
+    def forward(ctx, feedback: Feedback, layer: int, h: Tensor, *learned: Tensor) -> Tensor:
+        ctx.feedback, ctx.layer, ctx.width = feedback, layer, h.shape[-1]
+        if learned:  # their gradient needs the activations, which ReLUs keep anyway
+            ctx.save_for_backward(h)
+        return h.new_zeros(()).expand(*h.shape[:-1], feedback.message_width)
+
+    @staticmethod
+    def backward(ctx, message: Tensor) -> tuple[Tensor | None, ...]:
+        signal = ctx.feedback.project(message, ctx.layer, ctx.width)
+        learned = ctx.feedback.gradients(message, ctx.layer, *ctx.saved_tensors) if ctx.saved_tensors else ()
+        return (None, None, signal, *learned)
+
+
+class Broadcast(torch.autograd.Function):
+    """Identity whose backward sends the message of the error to every feedback point."""
+
+    @staticmethod
+    def forward(ctx, feedback: Feedback, observe: Observer | None, y: Tensor, *tokens: Tensor) -> Tensor:
         ctx.feedback, ctx.observe = feedback, observe
-        ctx.widths = tuple(h.shape[-1] for h in hidden)
-        ctx.dtypes = tuple(h.dtype for h in hidden)
-        if len(rest) > n:  # the feedback learns, and its gradient needs the activations, which ReLUs keep anyway
-            ctx.save_for_backward(*hidden)
+        ctx.dtypes = tuple(token.dtype for token in tokens)
         return y.view_as(y)
 
     @staticmethod
     def backward(ctx, error: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.observe is not None:
             ctx.observe(error)
-        signals = ctx.feedback.signals(error, ctx.widths, ctx.dtypes)
-        learned = ctx.feedback.gradients(error, ctx.saved_tensors) if ctx.saved_tensors else ()
-        return (None, None, None, error, *signals, *learned)
+        messages = {dtype: ctx.feedback.message(error.to(dtype)) for dtype in set(ctx.dtypes)}
+        return (None, None, error, *(messages[dtype] for dtype in ctx.dtypes))
 
 
-def broadcast(feedback: Feedback, y: Tensor, hidden: Sequence[Tensor], observe: Observer | None = None) -> Tensor:
-    """y, joined to the hidden activations so that `backward` gives each of them its feedback signal.
+def feedback_point(feedback: Feedback, layer: int, h: Tensor) -> Tensor:
+    """The token of hidden layer number `layer`, with activations h (..., width); broadcast takes it."""
+    return FeedbackPoint.apply(feedback, layer, h, *feedback.learned(layer))
 
-    y: (..., c), the network's output; hidden: tensors (..., width_i) with the same leading dimensions; observe: is
-    shown the error first, for feedback that follows what a pass finds out.
+
+def broadcast(feedback: Feedback, y: Tensor, tokens: Sequence[Tensor], observe: Observer | None = None) -> Tensor:
+    """y, joined to the feedback points so that `backward` gives each hidden layer its signal.
+
+    y: (..., c), the network's output; tokens: of hidden layers with the same leading dimensions; observe: is shown
+    the error first, for feedback that follows what a pass finds out.
     """
-    return Broadcast.apply(feedback, observe, len(hidden), y, *hidden, *feedback.parameters())
+    return Broadcast.apply(feedback, observe, y, *tokens)

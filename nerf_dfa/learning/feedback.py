@@ -24,29 +24,30 @@ NORMALISATIONS: dict[str, Callable[[int, int, int], float]] = {
 
 
 class Feedback(nn.Module):
-    """Base of all feedback. A subclass gives `project`, and `gradients` where it has parameters that learn."""
+    """Base of all feedback. A subclass gives `project`, and `learned` and `gradients` where it learns by gradient.
 
-    def project(self, error: Tensor, layer: int, width: int) -> Tensor:
-        """Signal (..., width) of hidden layer number `layer` for the error (..., c)."""
+    error_width: c. message_width: width of what is sent to every layer.
+    """
+
+    def __init__(self, error_width: int, message_width: int | None = None) -> None:
+        super().__init__()
+        self.error_width = error_width
+        self.message_width = error_width if message_width is None else message_width
+
+    def message(self, error: Tensor) -> Tensor:
+        """What all layers get (..., message_width): the error (..., c), or what their signals have in common."""
+        return error
+
+    def project(self, message: Tensor, layer: int, width: int) -> Tensor:
+        """Signal (..., width) of hidden layer number `layer`."""
         raise NotImplementedError
 
-    def source(self, layer: int) -> object:
-        """What the layer's signal is computed from: layers of equal source and width have the same signal."""
-        return layer
+    def learned(self, layer: int) -> tuple[nn.Parameter, ...]:
+        """The feedback's own parameters that the layer gives gradients to."""
+        return ()
 
-    def signals(self, error: Tensor, widths: Sequence[int], dtypes: Sequence[torch.dtype]) -> tuple[Tensor, ...]:
-        """The signal of every hidden layer; a product that several layers share is computed once."""
-        done: dict[tuple, Tensor] = {}
-        out = []
-        for layer, (width, dtype) in enumerate(zip(widths, dtypes, strict=True)):
-            key = (self.source(layer), width, dtype)
-            if key not in done:
-                done[key] = self.project(error.to(dtype), layer, width)
-            out.append(done[key])
-        return tuple(out)
-
-    def gradients(self, error: Tensor, hidden: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Gradients of the feedback's own parameters, in the order of `parameters()`."""
+    def gradients(self, message: Tensor, layer: int, h: Tensor) -> tuple[Tensor, ...]:
+        """These gradients, in the order of `learned`; h: the layer's activations (..., width)."""
         return ()
 
 
@@ -55,31 +56,41 @@ class SharedFeedback(Feedback):
 
         signal_i = scale_i * e @ B[:, :l_i]
 
-    Memory: c * max(l_i) numbers, whatever the depth; and the product is computed once for all layers of a width.
+    Memory: c * max(l_i) numbers, whatever the depth; and the product, the message, is computed once for all layers.
     """
 
     def __init__(self, projection: Projection, normalisation: str = "layer") -> None:
-        super().__init__()
+        super().__init__(projection.error_width, projection.max_width)
         self.projection = projection
         self.normalisation = _known(normalisation)
 
-    def source(self, layer: int) -> object:
-        return None
+    def _scale(self, width: int) -> float:
+        return NORMALISATIONS[self.normalisation](width, self.message_width, self.error_width)
 
-    def project(self, error: Tensor, layer: int, width: int) -> Tensor:
-        return _project(self.projection, error, layer, width, self.normalisation)
+    def message(self, error: Tensor) -> Tensor:
+        # The error is narrower than the signal, so it is the error that is scaled.
+        return self.projection(error * self._scale(self.message_width), self.message_width)
+
+    def project(self, message: Tensor, layer: int, width: int) -> Tensor:
+        check_width(layer, width, self.message_width)
+        if width == self.message_width:
+            return message
+        return message[..., :width] * (self._scale(width) / self._scale(self.message_width))
 
 
 class IndependentFeedback(Feedback):
     """A projection of its own for every layer (Nøkland 2016). Memory: c * sum(l_i) numbers."""
 
     def __init__(self, projections: Sequence[Projection], normalisation: str = "layer") -> None:
-        super().__init__()
+        super().__init__(projections[0].error_width)
         self.projections = nn.ModuleList(projections)
         self.normalisation = _known(normalisation)
 
-    def project(self, error: Tensor, layer: int, width: int) -> Tensor:
-        return _project(of_layer(self.projections, layer), error, layer, width, self.normalisation)
+    def project(self, message: Tensor, layer: int, width: int) -> Tensor:
+        projection = of_layer(self.projections, layer)
+        check_width(layer, width, projection.max_width)
+        scale = NORMALISATIONS[self.normalisation](width, projection.max_width, projection.error_width)
+        return projection(message * scale, width)
 
 
 class LearnedFeedback(Feedback):
@@ -92,20 +103,20 @@ class LearnedFeedback(Feedback):
     """
 
     def __init__(self, error_width: int, widths: Sequence[int]) -> None:
-        super().__init__()
+        super().__init__(error_width)
         self.matrices = nn.ParameterList((torch.rand(error_width, width) * 2 - 1) * width**-0.5 for width in widths)
 
-    def project(self, error: Tensor, layer: int, width: int) -> Tensor:
-        matrix = of_layer(self.matrices, layer)
+    def project(self, message: Tensor, layer: int, width: int) -> Tensor:
+        (matrix,) = self.learned(layer)
         check_width(layer, width, matrix.shape[1])
-        return error @ matrix.detach().to(error.dtype)
+        return message @ matrix.detach().to(message.dtype)
 
-    def gradients(self, error: Tensor, hidden: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        rows = error.reshape(-1, error.shape[-1])
-        return tuple(
-            (rows.to(h.dtype).T @ h.detach().reshape(-1, h.shape[-1])).to(matrix.dtype)
-            for h, matrix in zip(hidden, self.matrices, strict=True)
-        )
+    def learned(self, layer: int) -> tuple[nn.Parameter, ...]:
+        return (of_layer(self.matrices, layer),)
+
+    def gradients(self, message: Tensor, layer: int, h: Tensor) -> tuple[Tensor, ...]:
+        rows = message.reshape(-1, message.shape[-1])
+        return ((rows.T @ h.detach().reshape(-1, h.shape[-1])).to(self.matrices[layer].dtype),)
 
 
 def _known(normalisation: str) -> str:
@@ -123,10 +134,3 @@ def of_layer(items: Sequence | nn.ModuleList | nn.ParameterList, layer: int) -> 
 def check_width(layer: int, width: int, widest: int) -> None:
     if width > widest:
         raise ValueError(f"feedback point {layer} is {width} wide, but its feedback was made for at most {widest}")
-
-
-def _project(projection: Projection, error: Tensor, layer: int, width: int, normalisation: str) -> Tensor:
-    check_width(layer, width, projection.max_width)
-    scale = NORMALISATIONS[normalisation](width, projection.max_width, projection.error_width)
-    # The error is narrower than the signal, so it is the error that is scaled.
-    return projection(error * scale, width)

@@ -12,7 +12,7 @@ costs one forward pass more.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -33,7 +33,7 @@ class ProbedFeedback(Feedback):
     """
 
     def __init__(self, error_width: int, widths: Sequence[int], every: int = 1, average: float = 0.05) -> None:
-        super().__init__()
+        super().__init__(error_width)
         if every < 1 or not 0 < average <= 1:
             raise ValueError(f"every = {every} has to be at least 1 and average = {average} in (0, 1]")
         self.every, self.average = every, average
@@ -46,10 +46,10 @@ class ProbedFeedback(Feedback):
     def matrices(self) -> list[Tensor]:
         return [getattr(self, f"matrix_{layer}") for layer in range(self.layers)]
 
-    def project(self, error: Tensor, layer: int, width: int) -> Tensor:
+    def project(self, message: Tensor, layer: int, width: int) -> Tensor:
         matrix = of_layer(self.matrices, layer)
         check_width(layer, width, matrix.shape[1])
-        return error @ matrix.to(error.dtype)
+        return message @ matrix.to(message.dtype)
 
     def next_probes(self) -> bool:
         """Counts a forward pass; True if it is one that probes."""
@@ -57,10 +57,11 @@ class ProbedFeedback(Feedback):
         return (self.passes - 1) % self.every == 0
 
     @torch.no_grad()
-    def observe(self, error: Tensor, tangent: Tensor, directions: Sequence[Tensor]) -> None:
+    def observe(self, error: Tensor, tangent: Tensor, directions: Iterable[Tensor]) -> None:
         """Moves the matrices towards the estimate of one pass.
 
-        error, tangent: (..., c), dL/dy and the output's derivative along the directions; directions: (..., l_i).
+        error, tangent: (..., c), dL/dy and the output's derivative along the directions; directions: (..., l_i) of
+        every layer, taken one at a time.
         """
         c = error.shape[-1]
         magnitude = error.reshape(-1, c).float().abs()
@@ -90,7 +91,7 @@ class Probe(Record):
 
     def __init__(self, feedback: ProbedFeedback) -> None:
         super().__init__(feedback)
-        self._directions: list[Tensor] = []
+        self._signs: list[tuple[Tensor, Tensor]] = []  # packed, and something in their shape, type and place
         if Probe._open is not None:
             Probe._open._leave()
         self._level: forward_ad.dual_level | None = forward_ad.dual_level()
@@ -105,8 +106,9 @@ class Probe(Record):
     def hidden(self, h: Tensor) -> Tensor:
         primal, tangent = forward_ad.unpack_dual(h)
         below = super().hidden(primal)
-        direction = random_signs(primal)
-        self._directions.append(direction)
+        packed = random_bytes(primal)
+        self._signs.append((packed, below))
+        direction = unpack_signs(packed, below)
         # Cut from the graph: the tangents' own derivatives are never wanted.
         tangent = direction if tangent is None else tangent.detach() + direction
         return forward_ad.make_dual(below, tangent)
@@ -117,10 +119,12 @@ class Probe(Record):
         primal, tangent = forward_ad.unpack_dual(y)
         tangent = torch.zeros_like(primal) if tangent is None else tangent.detach()
         self._leave()
-        hidden = self.close(primal)
-        return broadcast(
-            self.feedback, primal, hidden, lambda error: self.feedback.observe(error, tangent, self._directions)
-        )
+        tokens = self.close(primal)
+
+        def observe(error: Tensor) -> None:
+            self.feedback.observe(error, tangent, (unpack_signs(*signs) for signs in self._signs))
+
+        return broadcast(self.feedback, primal, tokens, observe)
 
 
 class TangentLinear(OtherLinear):
@@ -141,9 +145,14 @@ class TangentLinear(OtherLinear):
 _BYTE_SIGNS = ((torch.arange(256)[:, None] >> torch.arange(8)) & 1).float() * 2 - 1  # (256, 8)
 
 
-def random_signs(like: Tensor) -> Tensor:
-    """-1 or +1 with equal probability, in the shape, type and place of `like`; eight from one random byte."""
+def random_bytes(like: Tensor) -> Tensor:
+    """Random bits in the place of `like`, one for each of its numbers, as bytes; 64 are drawn at once."""
+    words = torch.empty(-(-like.numel() // 64), dtype=torch.int64, device=like.device)
+    return words.random_(-(2**63), None).view(torch.uint8)
+
+
+def unpack_signs(packed: Tensor, like: Tensor) -> Tensor:
+    """-1 or +1 for each bit, in the shape, type and place of `like`."""
     count = like.numel()
-    chosen = torch.randint(0, 256, (-(-count // 8),), device=like.device)
-    signs = _BYTE_SIGNS.to(like.device, like.dtype).index_select(0, chosen)
+    signs = _BYTE_SIGNS.to(like.device, like.dtype).index_select(0, packed[: -(-count // 8)].int())
     return signs.view(-1)[:count].view(like.shape)

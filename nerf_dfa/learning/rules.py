@@ -194,12 +194,12 @@ class TargetFeedback(SharedFeedback):
 
     targets: Tensor | None = None
 
-    def project(self, error: Tensor, layer: int, width: int) -> Tensor:
+    def message(self, error: Tensor) -> Tensor:
         if self.targets is None or self.targets.shape != error.shape:
             found = "none" if self.targets is None else f"shape {tuple(self.targets.shape)}"
             raise ValueError(f"drtp needs rule.feedback.targets of shape {tuple(error.shape)} before backward: {found}")
         rows = error.numel() // error.shape[-1]
-        return super().project(self.targets.to(error) / -rows, layer, width)
+        return super().message(self.targets.to(error) / -rows)
 
 
 def _feedback(

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
-from nerf_dfa.learning.broadcast import broadcast
+from nerf_dfa.learning.broadcast import broadcast, feedback_point
 from nerf_dfa.learning.feedback import Feedback
 
 
@@ -52,26 +52,31 @@ class Collect(Tape):
 
 
 class Record(Tape):
-    """Collects the activations, cuts between them and joins them to the output (`Broadcast`)."""
+    """Makes every activation a feedback point, cuts below it, and joins all to the output (broadcast.py)."""
 
     def __init__(self, feedback: Feedback) -> None:
         self.feedback = feedback
-        self._hidden: list[Tensor] = []
+        self._tokens: list[Tensor] = []
         self._closed = False
 
     def hidden(self, h: Tensor) -> Tensor:
-        check_point(h, len(self._hidden), self._closed)
-        self._hidden.append(h)
+        check_point(h, len(self._tokens), self._closed)
+        self._tokens.append(feedback_point(self.feedback, len(self._tokens), h))
         return h.detach()
 
     def output(self, y: Tensor) -> Tensor:
         return broadcast(self.feedback, y, self.close(y))
 
     def close(self, y: Tensor) -> list[Tensor]:
-        """The activations, checked against the output; nothing may follow."""
-        check_output(y, self._hidden, self._closed)
+        """The tokens, checked against the output; nothing may follow."""
+        check_output(y, self._tokens, self._closed)
+        if y.shape[-1] != self.feedback.error_width:
+            raise ValueError(
+                f"the output is {y.shape[-1]} wide, but the feedback was made for an error of "
+                f"{self.feedback.error_width}"
+            )
         self._closed = True
-        return self._hidden
+        return self._tokens
 
 
 class RecordModules(Tape):

@@ -23,9 +23,9 @@ class Immediate(Tape):
 
     def __init__(self, feedback: Feedback, error: Tensor) -> None:
         self._feedback, self._error = feedback, error
+        self._messages: dict[torch.dtype, Tensor] = {}
         self._points = 0
         self.result: Tensor | None = None
-        self._last: tuple[object, Tensor] | None = None  # the layers of a stack mostly have one width
 
     def hidden(self, h: Tensor) -> Tensor:
         check_point(h, self._points, closed=False)
@@ -40,10 +40,9 @@ class Immediate(Tape):
         return self.result
 
     def _signal(self, layer: int, h: Tensor) -> Tensor:
-        key = (self._feedback.source(layer), h.shape[-1], h.dtype)
-        if self._last is None or self._last[0] != key:
-            self._last = key, self._feedback.project(self._error.to(h.dtype), layer, h.shape[-1])
-        return self._last[1]
+        if h.dtype not in self._messages:
+            self._messages[h.dtype] = self._feedback.message(self._error.to(h.dtype))
+        return self._feedback.project(self._messages[h.dtype], layer, h.shape[-1])
 
 
 def two_pass(rule: Rule, forward: Callable[[], Tensor], loss: Callable[[Tensor], Tensor]) -> Tensor:

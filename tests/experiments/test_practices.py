@@ -1,8 +1,10 @@
 """Studies as a person runs them, with budgets of three steps."""
 
 import json
+import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nerf_dfa.experiments import bottleneck, practices, tables
@@ -43,13 +45,27 @@ def test_there_is_a_config_for_every_question():
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_runs(path, tmp_path, digits):
-    assert main(["practices", "--config", str(path), "--out", str(tmp_path), "--steps", "3", "--seeds", "1"]) == 0
+    command = ["practices", "--config", str(path), "--out", str(tmp_path), "--steps", "3", "--seeds", "1"]
+    assert main([*command, "--datadir", str(_small_fashion(tmp_path / "fashion"))]) == 0
     study = read_study(path)
     runs = json.loads((tmp_path / f"{path.stem}.json").read_text())["runs"]
     assert len(runs) == len(study.rows) * max(1, len(study.rules)) * len(study.learning_rates)
     table = (tmp_path / f"{path.stem}.md").read_text()
     assert all(f"| {label} |" in table for label, _ in study.rows)
     assert (tmp_path / f"{path.stem}.png").read_bytes()[1:4] == b"PNG"
+
+
+def _small_fashion(folder: Path) -> Path:
+    """A folder with the files of Fashion-MNIST, of 60 and 20 images of noise."""
+    folder.mkdir()
+    pixels = np.random.default_rng(0)
+    for part, count in (("train", 60), ("t10k", 20)):
+        images = pixels.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        labels = np.arange(count, dtype=np.uint8) % 10
+        for name, array in (("images-idx3", images), ("labels-idx1", labels)):
+            header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+            (folder / f"{part}-{name}-ubyte").write_bytes(header + array.tobytes())
+    return folder
 
 
 def test_finished_runs_are_not_run_again(config, tmp_path, digits, monkeypatch, capsys):

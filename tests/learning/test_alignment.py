@@ -35,7 +35,7 @@ class Given(Feedback):
     """Feedback through matrices of the test's own."""
 
     def __init__(self, matrices):
-        super().__init__()
+        super().__init__(matrices[0].shape[0])
         self.matrices = matrices
 
     def project(self, error, layer, width):
@@ -188,7 +188,8 @@ def test_inside_modules_the_signal_starts_at_the_modules_last_activation():
         h.append(torch.tanh(layer(h[-1])))
     y = net.head(h[-1])
     error, *true = torch.autograd.grad((y.sin() ** 2).sum(), [y, *h[1:]])
-    signals = net.rule.feedbacks[1].signals(error, [6, 5], [torch.float64] * 2)
+    feedback = net.rule.feedbacks[1]
+    signals = [feedback.project(feedback.message(error), layer, width) for layer, width in enumerate((6, 5))]
     signals = [(signals[0] * (1 - h[2] ** 2)) @ net.layers[1].weight, *signals]
     found = measure(net).layers
     for i in range(3):

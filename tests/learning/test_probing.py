@@ -8,7 +8,7 @@ import torch.autograd.forward_ad as forward_ad
 from torch import nn
 
 from nerf_dfa.learning import make_rule
-from nerf_dfa.learning.probing import ProbedFeedback, random_signs
+from nerf_dfa.learning.probing import ProbedFeedback, random_bytes, unpack_signs
 
 
 class Net(nn.Module):
@@ -141,8 +141,15 @@ def test_a_pass_that_fails_leaves_no_forward_mode_open():
         pass
 
 
-def test_random_signs_are_fair():
-    signs = random_signs(torch.empty(100, 1001))
+def test_random_signs_are_fair_and_the_same_when_unpacked_again():
+    like = torch.empty(100, 1001)
+    packed = random_bytes(like)
+    signs = unpack_signs(packed, like)
+    assert signs.shape == like.shape
+    assert torch.equal(signs, unpack_signs(packed, like))
     assert set(signs.unique().tolist()) == {-1.0, 1.0}
     assert abs(signs.mean().item()) < 5 / signs.numel() ** 0.5
-    assert abs((signs[:, 0] * signs[:, 1]).mean().item()) < 0.5
+    by_bit = signs.view(-1)[: 64 * 1500].view(-1, 64)  # every bit of a word, and every pair of them
+    assert by_bit.mean(0).abs().max().item() < 5 / 1500**0.5
+    products = by_bit.T @ by_bit / 1500 - torch.eye(64)
+    assert products.abs().max().item() < 5 / 1500**0.5

@@ -71,7 +71,7 @@ class TrueJacobian(Feedback):
     """Feedback of a linear network: the product of the weights above each layer, which is dy/dh_i."""
 
     def __init__(self, net):
-        super().__init__()
+        super().__init__(net.head.out_features)
         self.net = [net]  # in a list, so that the network does not own itself
 
     def project(self, error, layer, width):
@@ -160,18 +160,27 @@ def test_the_feedback_matrix_is_saved_and_shared():
     assert torch.equal(other.rule.feedback.projection.matrix, net.rule.feedback.projection.matrix)
 
 
-def test_layers_of_one_width_share_one_projection(x):
+def test_all_layers_share_one_projection(x):
     net = make_net("dfa", widths=(4, 7, 7, 5))
     calls = []
-    project = net.rule.feedback.project
-    net.rule.feedback.project = lambda e, layer, width: calls.append(width) or project(e, layer, width)
+    message = net.rule.feedback.message
+    net.rule.feedback.message = lambda e: calls.append(e.shape) or message(e)
     gradients(net, x)
-    assert calls == [7, 5]
+    assert calls == [(*x.shape[:-1], 3)]
+
+
+def test_an_output_of_another_width_than_the_feedbacks_is_refused():
+    rule = make_rule("dfa", 3, [5])
+    tape = rule.tape()
+    tape.hidden(torch.zeros(2, 5, requires_grad=True))
+    with pytest.raises(ValueError, match="the output is 4 wide, but the feedback was made for an error of 3"):
+        tape.output(torch.zeros(2, 4))
 
 
 def test_normalised_signals_have_the_same_norm_whatever_the_width():
     feedback = make_rule("dfa", 3, [4096, 1024]).feedback
-    wide, narrow = feedback.signals(torch.ones(1, 3), [4096, 1024], [torch.float32] * 2)
+    message = feedback.message(torch.ones(1, 3))
+    wide, narrow = feedback.project(message, 0, 4096), feedback.project(message, 1, 1024)
     assert wide.norm().item() == pytest.approx(narrow.norm().item(), rel=0.1)
 
 

@@ -1,10 +1,9 @@
 """The two-pass mode gives the gradients of the one-pass mode, and frees what it does not need."""
 
-import weakref
-
 import pytest
 import torch
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from nerf_dfa.learning import make_rule
 from nerf_dfa.learning.twopass import two_pass
@@ -63,8 +62,8 @@ def test_no_more_than_two_activations_live_at_a_time():
 
     def watch(h):
         nonlocal most
-        alive.append(weakref.ref(h))
-        most = max(most, sum(a() is not None for a in alive))
+        alive.append(StorageWeakRef(h.untyped_storage()))
+        most = max(most, sum(not a.expired() for a in alive))
 
     net.watch = watch
     two_pass(net.rule, lambda: net(x), lambda y: y.square().sum())
