@@ -146,6 +146,7 @@ class Settings:
     shared: bool = True  # one matrix B for all layers
     normalisation: str = "layer"
     k: int = 1  # entries per column of sparse feedback
+    average: float = 0.05  # weight of a new estimate in fdfa's feedback
     optimiser: str = "adam"
     momentum: float = 0.0  # of sgd and hybrid
     probability: float = 0.1  # of an exact step; hybrid, the optimiser of hdfa, only
@@ -190,6 +191,8 @@ def make_trainer(settings: Settings, dataset: Dataset, rate: float, seed: int) -
     if s.rule in RANDOM_FEEDBACK:
         options = {"feedback": s.feedback, "shared": s.shared, "normalisation": s.normalisation}
         options |= {"k": s.k} if s.feedback == "sparse" else {}
+    if s.rule == "fdfa":
+        options = {"average": s.average}
     model = Classifier(
         s.width, s.depth, dataset.classes, s.activation, s.rule, s.dropout, s.norm, options, dataset.pixels
     )
