@@ -16,15 +16,17 @@ from nerf_dfa.learning import make_rule
 
 
 class DenseGrids(nn.Module):
-    """Trilinear features of points in [-1, 1]^3 from cubic grids, one for each resolution, side by side.
+    """Trilinear features of points in [-1, 1]^3 from grids, one for each resolution, side by side.
 
-    The values at the corners are the parameters; points outside the cube read its surface.
+    The values at the corners are the parameters; points outside the cube read its surface. depth: resolution along z
+    as a share of that along x and y.
     """
 
-    def __init__(self, resolutions: Sequence[int], features: int) -> None:
+    def __init__(self, resolutions: Sequence[int], features: int, depth: float = 1.0) -> None:
         super().__init__()
+        shapes = [(1, features, max(2, round(r * depth)), r, r) for r in resolutions]
         # Small and random, as in instant-ngp: the network starts from nearly the same input everywhere.
-        self.grids = nn.ParameterList(torch.empty(1, features, r, r, r).uniform_(-0.1, 0.1) for r in resolutions)
+        self.grids = nn.ParameterList(torch.empty(shape).uniform_(-0.1, 0.1) for shape in shapes)
         self.width = features * len(resolutions)
 
     def forward(self, points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch features"]:
@@ -51,6 +53,7 @@ class GridField(Field):
         box: Float[Tensor, "2 3"],
         resolutions: Sequence[int] = (16, 32, 64),
         features: int = 4,
+        depth: float = 1.0,
         width: int = 64,
         direction_frequencies: int = 2,
         learning_rule: str = "bp",
@@ -59,7 +62,7 @@ class GridField(Field):
     ) -> None:
         super().__init__(density_activation, box.clone())
         self.direction_frequencies = direction_frequencies
-        self.grids = DenseGrids(resolutions, features)
+        self.grids = DenseGrids(resolutions, features, depth)
         self.density_hidden = nn.Linear(self.grids.width, width)
         self.density_head = nn.Linear(width, 1)
         self.colour_hidden = nn.Linear(width + encoded_width(3, direction_frequencies), width)

@@ -24,6 +24,9 @@ class MLPField(Field):
 
     Feedback points: after every ReLU and after the feature layer. The heads have their exact gradient.
     Without view directions one linear layer (output_linear) reads colour and density off the last hidden layer.
+
+    Networks of other programs differ in three places: linear_first leaves out the ReLU after the first layer,
+    feature_relu puts one after the feature layer, and with skip = False the position is read once only.
     """
 
     def __init__(
@@ -36,14 +39,19 @@ class MLPField(Field):
         learning_rule: str = "bp",
         density_activation: DensityActivation = "softplus",
         rule_options: dict | None = None,
+        linear_first: bool = False,
+        feature_relu: bool = False,
+        skip: bool = True,
     ) -> None:
         super().__init__(density_activation)
         self.position_frequencies = position_frequencies
         self.direction_frequencies = direction_frequencies
         self.use_viewdirs = use_viewdirs
         self.width = width
+        self.linear_first = linear_first
+        self.feature_relu = feature_relu
         encoded = encoded_width(3, position_frequencies)
-        self.skips = frozenset({SKIP_AFTER} if depth > SKIP_AFTER + 1 else ())
+        self.skips = frozenset({SKIP_AFTER} if skip and depth > SKIP_AFTER + 1 else ())
         inputs = [encoded] + [width + encoded if i in self.skips else width for i in range(depth - 1)]
         self.pts_linears = nn.ModuleList(nn.Linear(n, width) for n in inputs)
         hidden = [width] * depth
@@ -65,13 +73,15 @@ class MLPField(Field):
         encoded = positional_encoding(positions, self.position_frequencies)
         x = encoded
         for i, layer in enumerate(self.pts_linears):
-            x = tape.hidden(F.relu(layer(x)))
+            x = layer(x)
+            x = tape.hidden(x if i == 0 and self.linear_first else F.relu(x))
             if i in self.skips:
                 x = torch.cat([encoded.to(x.dtype), x], dim=-1)
         if not self.use_viewdirs:
             return tape.output(self.output_linear(x)).float()
         sigma = self.alpha_linear(x)
-        feature = tape.hidden(self.feature_linear(x))
+        feature = self.feature_linear(x)
+        feature = tape.hidden(F.relu(feature) if self.feature_relu else feature)
         encoded = positional_encoding(directions, self.direction_frequencies)
         x = tape.hidden(F.relu(joint_linear(self.views_linears[0], feature, encoded)))
         return tape.output(torch.cat([self.rgb_linear(x), sigma], dim=-1)).float()

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nerf_dfa.fields import Field, GridField, MLPField, level_resolutions
+from nerf_dfa.interop import nerf_pytorch
 from nerf_dfa.nerf.options import Options
 from nerf_dfa.rendering import RadianceModel, RenderSettings
 from nerf_dfa.scenes import Scene
@@ -47,6 +48,7 @@ def _field(options: Options, depth: int, width: int, box: Float[Tensor, "2 3"] |
             box=torch.zeros(2, 3) if box is None else box,
             resolutions=level_resolutions(options.grid_min, options.grid_max, options.grid_levels),
             features=options.grid_features,
+            depth=options.grid_depth,
             width=options.grid_width,
             direction_frequencies=options.multires_views,
             learning_rule=options.learning_rule,
@@ -63,6 +65,9 @@ def _field(options: Options, depth: int, width: int, box: Float[Tensor, "2 3"] |
         learning_rule=options.learning_rule,
         density_activation=options.density_activation,
         rule_options=_rule_options(options),
+        linear_first=options.linear_first,
+        feature_relu=options.feature_relu,
+        skip=not options.no_skip,
     )
 
 
@@ -95,9 +100,9 @@ def training_settings(options: Options, device: torch.device) -> RenderSettings:
         background=1.0 if options.white_bkgd else 0.0,
         perturb=options.perturb > 0,
         noise=options.raw_noise_std,
-        # With ReLU the field can be empty and, as in the paper, the last sample stands for all behind it; a
-        # softplus is never quite zero and would make every ray opaque there.
-        opaque_end=options.density_activation == "relu",
+        # Photographs have no background: what lies behind the last sample is its matter, as in the paper. Objects
+        # on white have; there the MLP's ReLU can be empty, but a softplus or the end of a box would hide the white.
+        opaque_end=not options.white_bkgd or (options.density_activation == "relu" and options.field == "mlp"),
         netchunk=options.netchunk or NETCHUNK[options.field, device.type],
     )
 
@@ -121,7 +126,7 @@ def codec(model: RadianceModel) -> ModelCodec:
     def load(contents: dict[str, Any], path: Path) -> None:
         rules = contents.get(RULE_KEY)
         for name, field in model.named_children():
-            weights = dict(entry(contents, STATE_KEYS[name], path))
+            weights = nerf_pytorch.own_weights(entry(contents, STATE_KEYS[name], path))
             if rules is None:  # another program's checkpoint: keep the feedback drawn for this run
                 weights |= {k: v for k, v in field.state_dict().items() if k.startswith(RULE_PREFIX)}
             else:

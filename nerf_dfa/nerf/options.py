@@ -41,6 +41,7 @@ ENCODED_VIEWS: Condition = (
     lambda o: o.field == "grid" or (o.i_embed == 0 and o.use_viewdirs),
     "it needs use_viewdirs and i_embed = 0",
 )
+MLP_VIEWS: Condition = (lambda o: o.field == "mlp" and o.use_viewdirs, "it needs field = mlp and use_viewdirs")
 PRECROP: Condition = (lambda o: o.precrop_iters > 0, "precrop_iters is 0")
 RENDER_ONLY: Condition = (lambda o: o.render_only, "render_only is not set")
 MOVING: Condition = (lambda o: o.path != "test", "--path test takes the test views' own poses")
@@ -63,6 +64,7 @@ class Options:
     dataset_type: str = option(
         "auto", "format of the scene; auto looks at the files, demo makes them", choices=["auto", "demo", *FORMATS]
     )
+    shape: str | None = option(None, "which object of a DeepVoxels folder (default: the only one)")
     testskip: int = option(1, "load every Nth validation and test view")
     white_bkgd: bool = option(False, "composite transparent images over white, not black")
     half_res: bool = option(False, "load images at half their resolution")
@@ -71,8 +73,10 @@ class Options:
     llffhold: int = option(8, "every Nth view is a test view")
     no_ndc: bool = option(False, "keep rays in the world (scenes that are not forward-facing)")
     spherify: bool = option(False, "cameras stand around the scene")
+    keep_world: bool = option(False, "leave poses as the file has them: neither centred nor scaled")
     near: float | None = option(None, "nearest depth of the scene (default: the format's)")
     far: float | None = option(None, "farthest depth of the scene (default: the format's)")
+    pixel_offset: float = option(0.5, "where a pixel's ray passes: 0.5, its centre, or 0, its upper left corner")
     # the learning rule and the network
     learning_rule: str = option("dfa", "how the network learns", choices=FIELD_RULES)
     feedback: str = option("uniform", "kind of the random feedback matrix", choices=list(PROJECTIONS), when=RANDOM)
@@ -86,12 +90,16 @@ class Options:
     netwidth_fine: int = option(256, "the same for the fine network", when=FINE_MLP)
     use_viewdirs: bool = option(False, "colour depends on the viewing direction", when=MLP)
     i_embed: int = option(0, "0: positional encoding; -1: none", when=MLP)
+    linear_first: bool = option(False, "no ReLU after the first layer", when=MLP)
+    feature_relu: bool = option(False, "a ReLU after the layer between density and colour", when=MLP_VIEWS)
+    no_skip: bool = option(False, "the position is not read again after the fifth layer", when=MLP)
     multires: int = option(10, "frequencies of the encoded position", when=ENCODED)
     multires_views: int = option(4, "frequencies of the encoded direction", when=ENCODED_VIEWS)
     grid_min: int = option(16, "resolution of the coarsest grid", when=GRID)
     grid_max: int = option(64, "resolution of the finest grid", when=GRID)
     grid_levels: int = option(3, "grids, their resolutions in geometric progression", when=GRID)
     grid_features: int = option(4, "features of each grid", when=GRID)
+    grid_depth: float = option(1.0, "resolution along z as a share of that along x and y", when=GRID)
     grid_width: int = option(64, "width of the two hidden layers behind the grids", when=GRID)
     bound: float | None = option(
         None, "half the side of the cube that the grids fill (default: from near and far)", when=GRID
@@ -222,7 +230,7 @@ def check(options: Options) -> None:
     """UserError for a value outside its range."""
     positive = (
         "testskip image_size netdepth netwidth netdepth_fine netwidth_fine N_samples N_rand N_iters lrate chunk "
-        "render_factor frames fps probe_every bound grid_min grid_max grid_levels grid_features grid_width"
+        "render_factor frames fps probe_every bound grid_min grid_max grid_levels grid_features grid_depth grid_width"
     ).split()
     natural = "N_importance raw_noise_std precrop_iters lrate_decay netchunk multires multires_views i_print i_img "
     natural += "i_alignment i_weights i_testset i_video"
@@ -237,6 +245,8 @@ def check(options: Options) -> None:
         raise UserError(f"--i_embed {options.i_embed}: 0 is the positional encoding, -1 none")
     if options.perturb not in (0, 1):
         raise UserError(f"--perturb {options.perturb}: it is 0 or 1")
+    if not 0 <= options.pixel_offset <= 1:
+        raise UserError(f"--pixel_offset {options.pixel_offset}: 0 and 1 are a pixel's edges, 0.5 is its centre")
     if not 0 < options.precrop_frac <= 1:
         raise UserError(f"--precrop_frac {options.precrop_frac}: a fraction of the image, above 0 and at most 1")
     if options.near is not None and options.far is not None and options.near >= options.far:

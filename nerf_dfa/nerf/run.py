@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from nerf_dfa.errors import UserError
 from nerf_dfa.files import write_text
+from nerf_dfa.interop import nerf_pytorch
 from nerf_dfa.nerf.model import build_model, codec
 from nerf_dfa.nerf.options import Options, make_parser, scene_flags, to_text
 from nerf_dfa.rendering import RadianceModel
@@ -36,9 +38,42 @@ def read_args(folder: Path) -> Options:
         raise UserError(f"no run folder {folder}")
     if not path.is_file():
         raise UserError(f"{folder} is no run folder: it has no args.txt")
-    given = vars(make_parser().parse_args(["--config", str(path)]))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise UserError(f"{path} cannot be read as text") from None
+    return options_from_text(nerf_pytorch.own_args(text) if nerf_pytorch.is_args(text) else text, path)
+
+
+def options_from_text(text: str, path: Path) -> Options:
+    """The options in `key = value` lines; path: the file that they come from, for messages."""
+    try:
+        given = vars(make_parser().parse_args([], config_file_contents=text))
+    except UserError as error:
+        raise UserError(f"{path}: {str(error).removeprefix('method arg: ')}") from None
     given.pop("config", None)
     return Options(**given)
+
+
+def as_in_nerf_pytorch(options: Options, given: set[str]) -> tuple[Options, str | None]:
+    """The options for a run that starts from nerf-pytorch's weights, with a line on what that changes.
+
+    Its networks are rendered as there: its density and its rays, where the user (`given`) did not ask for others. A
+    run folder of its own goes on with its learning rule.
+    """
+    first = [] if options.no_reload and not options.render_only else list_checkpoints(run_folder(options))[:1]
+    values: dict[str, Any] = {}
+    if options.ft_path is not None and Path(options.ft_path).is_file():
+        path = Path(options.ft_path)
+        values = nerf_pytorch.RENDERING
+    elif first:
+        path = first[0]
+        values = nerf_pytorch.RENDERING | {"learning_rule": "bp"}
+    values = {name: value for name, value in values.items() if name not in given and getattr(options, name) != value}
+    if not values or not nerf_pytorch.is_checkpoint(load_checkpoint(path)):
+        return options, None
+    changes = ", ".join(f"{name} = {value}" for name, value in values.items())
+    return replace(options, **values), f"{path} is nerf-pytorch's: {changes}"
 
 
 def check_continues(folder: Path, options: Options) -> None:
@@ -99,7 +134,8 @@ def load_run_scene(options: Options, dataset_type: str) -> Scene:
     values = {name: getattr(options, name) for name in scene_flags(dataset_type)}
     if "no_ndc" in values:
         values["ndc"] = not values.pop("no_ndc")
-    return load_scene(options.datadir, dataset_type, **values)
+    scene = load_scene(options.datadir, dataset_type, **values)
+    return replace(scene, cameras=replace(scene.cameras, pixel_offset=options.pixel_offset))
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from nerf_dfa.nerf.model import build_model, codec, inference_settings, scene_bo
 from nerf_dfa.nerf.options import Options, check_read, parse
 from nerf_dfa.nerf.outputs import Studio, make_studio, render_path, render_test_set, write_report
 from nerf_dfa.nerf.run import (
+    as_in_nerf_pytorch,
     check_continues,
     load_run_scene,
     put_aside,
@@ -51,6 +52,9 @@ def run(argv: list[str], default_config: Path | None) -> int:
     start = time.perf_counter()
     options, given, config = parse(argv, default_config)
     device = choose_device(options.device)
+    options, note = as_in_nerf_pytorch(options, given)
+    if note:
+        tqdm.write(note)
     folder = run_folder(options)
     dataset_type = scene_format(options)
     check_read(options, given, dataset_type)

@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-
 Lens = Literal["perspective", "fisheye"]
 
 
@@ -51,9 +50,7 @@ class Cameras:
 
     def to(self, device: torch.device | str) -> Cameras:
         distortion = None if self.distortion is None else self.distortion.to(device)
-        return replace(
-            self, poses=self.poses.to(device), intrinsics=self.intrinsics.to(device), distortion=distortion
-        )
+        return replace(self, poses=self.poses.to(device), intrinsics=self.intrinsics.to(device), distortion=distortion)
 
     def resized(self, width: int, height: int) -> Cameras:
         """The same lenses over an image of another resolution (pixels)."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 # Length of the last interval where the scene is opaque behind it: the authors' code takes the last sample of
@@ -39,10 +39,11 @@ def intervals(
     t: Float[Tensor, "*batch samples"],
     far: Float[Tensor, "*batch"],
     directions: Float[Tensor, "*batch 3"],
-    opaque_end: bool,
+    opaque_end: bool | Bool[Tensor, "*batch 1"],
 ) -> Float[Tensor, "*batch samples"]:
-    """Length of the interval that begins at each sample; the last one ends at `far`, or nowhere if opaque_end."""
-    end = torch.full_like(t[..., :1], INFINITE) if opaque_end else (far[..., None] - t[..., -1:]).clamp(min=0)
+    """Length of the interval that begins at each sample; the last one ends at `far`, or nowhere where opaque_end."""
+    opaque = torch.as_tensor(opaque_end, device=t.device)
+    end = torch.where(opaque, INFINITE, (far[..., None] - t[..., -1:]).clamp(min=0))
     return torch.cat([t[..., 1:] - t[..., :-1], end], dim=-1) * directions.norm(dim=-1, keepdim=True)
 
 

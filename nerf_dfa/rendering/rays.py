@@ -9,6 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from nerf_dfa.rendering.cameras import Cameras
+from nerf_dfa.rendering.distortion import bends, pinhole_points
 
 
 class Rays(NamedTuple):
@@ -51,11 +52,15 @@ def camera_rays(
 ) -> Rays:
     """Rays through the pixels (row, column) of the cameras number `view`, at their `pixel_offset`.
 
+    Lenses with distortion are undone (distortion.py, whose `project` is the way back).
+
     near, far: depth along the camera's axis, or bounds in [0, 1] of normalised device coordinates if ndc.
     """
     fx, fy, cx, cy = cameras.intrinsics[view].unbind(-1)
     x = (column + cameras.pixel_offset - cx) / fx
     y = (row + cameras.pixel_offset - cy) / fy
+    if bends(cameras):
+        x, y = pinhole_points(cameras, view, torch.stack([x, y], dim=-1)).unbind(-1)
     in_camera = torch.stack([x, -y, -torch.ones_like(x)], dim=-1)
     pose = cameras.poses[view]
     directions = (pose[..., :3] * in_camera[..., None, :]).sum(-1)

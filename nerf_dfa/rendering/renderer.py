@@ -87,8 +87,9 @@ def render_rays(
         if generator is not None and settings.noise > 0:
             noise = torch.randn(t.shape, device=t.device, generator=generator) * settings.noise
         sigma, rgb = field.activate(raw, noise)
-        # What a field's box does not hold is empty, so nothing lies behind its far side.
-        delta = intervals(t, rays.far, rays.directions, settings.opaque_end and field.box is None)
+        # A ray that misses the field's box has near = far, and sees nothing.
+        opaque = (rays.near < rays.far)[..., None] & settings.opaque_end
+        delta = intervals(t, rays.far, rays.directions, opaque)
         return composite(sigma, rgb, t, delta, far, settings.background)
 
     far = rays.far

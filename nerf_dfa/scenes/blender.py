@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -14,7 +13,8 @@ from torch import Tensor
 from nerf_dfa.errors import UserError
 from nerf_dfa.rendering.cameras import Cameras
 from nerf_dfa.scenes.images import fit_width, image_shape, load_images
-from nerf_dfa.scenes.scene import Scene, check_bounds, check_pose
+from nerf_dfa.scenes.scene import Scene, check_bounds
+from nerf_dfa.scenes.tables import file_path, number, read_frames, read_json, transform_matrix
 
 SPLITS = ("train", "val", "test")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -67,8 +67,8 @@ def load_blender(
         split[name] = tuple(range(start, len(views)))
 
     file, table = tables["train"]
-    near = near if near is not None else _number(table, "near", file, SYNTHETIC_BOUNDS[0])
-    far = far if far is not None else _number(table, "far", file, SYNTHETIC_BOUNDS[1])
+    near = near if near is not None else number(table, "near", file, SYNTHETIC_BOUNDS[0])
+    far = far if far is not None else number(table, "far", file, SYNTHETIC_BOUNDS[1])
     check_bounds(near, far, False, str(file))
 
     paths = [root / view.name for view in views]
@@ -105,37 +105,21 @@ def _read_tables(root: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
     files = {name: root / f"transforms_{name}.json" for name in SPLITS}
     if not files["train"].is_file():
         raise UserError(f"{files['train']}: no such file; a Blender scene needs it")
-    return {name: (file, _read_json(file)) for name, file in files.items() if file.is_file()}
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        table = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read as text ({error})") from error
-    if not isinstance(table, dict):
-        raise UserError(f"{file}: expected a JSON object with camera_angle_x and frames")
-    return table
+    holds = "camera_angle_x and frames"
+    return {name: (file, read_json(file, holds)) for name, file in files.items() if file.is_file()}
 
 
 def _read_views(file: Path, table: dict[str, Any], skip: int) -> list[_View]:
     """Every skip-th frame of one file, checked."""
-    angle = _number(table, "camera_angle_x", file)
+    angle = number(table, "camera_angle_x", file)
     if not 0 < angle < math.pi:
         raise UserError(f"{file}: camera_angle_x is {angle:g}; expected radians between 0 and pi")
-    frames = _get(table, "frames", file)
-    if not isinstance(frames, list) or not frames:
-        raise UserError(f"{file}: frames is empty or no list; expected at least one view")
+    frames = read_frames(table, file)
     views = []
     for index in range(0, len(frames), skip):
         where = f"{file}: frame {index}"
-        path = _get(frames[index], "file_path", where)
-        if not isinstance(path, str) or not path:
-            raise UserError(f"{where}: file_path is {path!r}; expected the name of an image")
-        where = f"{where} ({path})"
-        pose = _matrix(_get(frames[index], "transform_matrix", where), where)
+        path = file_path(frames[index], where)
+        pose = transform_matrix(frames[index], f"{where} ({path})")
         views.append(_View(_image_name(path), pose, angle))
     return views
 
@@ -144,29 +128,3 @@ def _image_name(path: str) -> str:
     """The file that a file_path means, relative to the scene's folder."""
     name = str(PurePosixPath(path))
     return name if name.lower().endswith(IMAGE_SUFFIXES) else f"{name}.png"
-
-
-def _matrix(rows: Any, where: str) -> Float[Tensor, "3 4"]:
-    try:
-        matrix = torch.tensor(rows, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError):
-        matrix = torch.empty(0)
-    if matrix.shape != (4, 4):
-        raise UserError(f"{where}: transform_matrix is not 4 rows of 4 numbers")
-    check_pose(matrix[:3], where)
-    if matrix[3].tolist() != [0, 0, 0, 1]:
-        raise UserError(f"{where}: the last row of transform_matrix is not 0 0 0 1")
-    return matrix[:3]
-
-
-def _get(table: Any, key: str, where: Path | str) -> Any:
-    if not isinstance(table, dict) or key not in table:
-        raise UserError(f"{where}: the key {key} is missing")
-    return table[key]
-
-
-def _number(table: dict[str, Any], key: str, file: Path, default: float | None = None) -> float:
-    value = _get(table, key, file) if default is None else table.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise UserError(f"{file}: {key} is {value!r}; expected a number")
-    return float(value)

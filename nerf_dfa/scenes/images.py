@@ -24,6 +24,10 @@ from nerf_dfa.errors import UserError
 # Pillow's names for what converts to 8-bit RGB or RGBA without a decision of ours; 16-bit grey (I;16),
 # float (F) and print colours (CMYK) would need one.
 READABLE_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
+# Endings of the files that a loader looks for where no list names the images.
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+# The shape of an image may differ from the one a camera was made for by the rounding of sizes, not by more.
+ASPECT_TOLERANCE = 0.02
 
 
 @contextmanager
@@ -49,11 +53,53 @@ def image_shape(path: str | Path) -> tuple[int, int, int]:
         return image.width, image.height, 4 if image.has_transparency_data else 3
 
 
+def image_folder(root: Path, factor: int | None) -> tuple[str, int]:
+    """The folder of images for a factor, relative to the scene's, and how many times too large its images are.
+
+    That is images_{factor} where there is one, else `images`, the originals; None, 0 and 1 mean the originals.
+
+    Raises:
+        UserError: there is neither folder, or the factor is negative.
+    """
+    factor = factor or 1
+    if factor < 0:
+        raise UserError(f"factor {factor}: expected 0 or more")
+    for folder, shrink in ((f"images_{factor}", 1), ("images", factor)):
+        if folder != "images_1" and (root / folder).is_dir():
+            return folder, shrink
+    wanted = "images" if factor == 1 else f"images_{factor} or images"
+    found = ", ".join(sorted(path.name for path in root.glob("images*") if path.is_dir())) or "none"
+    raise UserError(f"{root}: no folder {wanted} for factor {factor}; image folders found: {found}")
+
+
 def fit_width(width: int, height: int, wanted: int) -> tuple[int, int]:
     """Size (width, height) of an image made `wanted` pixels wide in proportion; it is never enlarged."""
     if not 1 <= wanted <= width:
         raise UserError(f"image_size {wanted}: expected a width of 1 to {width} pixels, the images' own")
     return wanted, max(1, round(height * wanted / width))
+
+
+def loaded_size(path: Path, made: tuple[float, float], by: str, shrink: int, image_size: int | None) -> tuple[int, int]:
+    """The size (width, height) to load images in: image_size wide, else 1 / shrink of the stored size.
+
+    Args:
+        path: one of the images.
+        made: width and height that the cameras were made for; the image may be a reduced one, but has to have
+            that shape.
+        by: the file that says so.
+
+    Raises:
+        UserError: the image has another shape, or image_size is out of its range.
+    """
+    width, height, _ = image_shape(path)
+    if abs(width / height * made[1] / made[0] - 1) > ASPECT_TOLERANCE + 1 / height:
+        raise UserError(
+            f"{path} is {width}x{height} pixels, but {by} was made for {made[0]:g}x{made[1]:g}: "
+            "cropped or turned images do not fit these poses"
+        )
+    if image_size is not None:
+        return fit_width(width, height, image_size)
+    return max(1, round(width / shrink)), max(1, round(height / shrink))
 
 
 def load_images(

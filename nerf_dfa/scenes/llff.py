@@ -17,13 +17,10 @@ from torch.nn.functional import normalize
 
 from nerf_dfa.errors import UserError
 from nerf_dfa.rendering.cameras import Cameras
-from nerf_dfa.scenes.images import fit_width, image_shape, load_images
+from nerf_dfa.scenes.images import IMAGE_SUFFIXES, image_folder, load_images, loaded_size
 from nerf_dfa.scenes.paths import average_pose, nearest_to_axes
 from nerf_dfa.scenes.scene import Scene, check_bounds, check_pose
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-# The shape of an image may differ from the one the poses were made for by the rounding of sizes, not by more.
-ASPECT_TOLERANCE = 0.02
 # Any direction that is not the capture's up serves to fix the turn about it; this one is NeRF's.
 SPHERIFY_REFERENCE = (0.1, 0.2, 0.3)
 
@@ -37,6 +34,7 @@ def load_llff(
     spherify: bool = False,
     image_size: int | None = None,
     bd_factor: float | None = 0.75,
+    keep_world: bool = False,
     near: float | None = None,
     far: float | None = None,
 ) -> Scene:
@@ -55,6 +53,7 @@ def load_llff(
         spherify: for captures all around an object (see `spherified`); needs ndc off.
         image_size: width in pixels to average the images down to, height in proportion.
         bd_factor: see above; None or 0 keeps the scale of the file.
+        keep_world: leave poses and scale as the file has them, with +z for up; needs ndc and spherify off.
         near, far: other bounds than these, in the scaled world's units (within [0, 1] if ndc).
 
     Raises:
@@ -63,6 +62,8 @@ def load_llff(
     root = Path(root).expanduser()
     if spherify and ndc:
         raise UserError("spherify is for captures all around an object, which NDC cannot hold: turn ndc off (no_ndc)")
+    if keep_world and (ndc or spherify):
+        raise UserError("keep_world leaves poses as they are, which NDC and spherify change: turn them off (no_ndc)")
     if bd_factor is not None and bd_factor < 0:
         raise UserError(f"bd_factor {bd_factor:g}: expected 0 (keep the scale) or more")
     poses, hwf, bounds = _read_poses_bounds(root)
@@ -71,9 +72,10 @@ def load_llff(
         folder = (root / names[0]).parent
         raise UserError(f"{root / 'poses_bounds.npy'} has {len(poses)} poses, but {folder} {len(names)} images")
 
-    scale = 1 / (bd_factor * bounds.min().item()) if bd_factor else 1.0
-    poses, ratio = _placed(_scaled(poses, scale), spherify, root)
-    scale *= ratio
+    scale = 1 / (bd_factor * bounds.min().item()) if bd_factor and not keep_world else 1.0
+    if not keep_world:
+        poses, ratio = _placed(scaled(poses, scale), spherify, root)
+        scale *= ratio
     nearest, furthest = (bounds.min() * scale).item(), (bounds.max() * scale).item()
     default_near, default_far = (0.0, 1.0) if ndc else (0.9 * nearest, furthest)
     near = default_near if near is None else near
@@ -81,17 +83,18 @@ def load_llff(
     check_bounds(near, far, ndc, str(root))
 
     paths = [root / name for name in names]
-    size = _image_size(paths[0], hwf, shrink, image_size)
+    made_height, made_width = hwf[0, :2].tolist()
+    size = loaded_size(paths[0], (made_width, made_height), "poses_bounds.npy", shrink, image_size)
     return Scene(
         name=root.resolve().name,
         images=load_images(paths, size),
         cameras=_cameras(poses, hwf, size),
         names=names,
-        split=_hold_out(poses, llffhold, root),
+        split=hold_out(poses, llffhold, root),
         near=near,
         far=far,
         ndc=ndc,
-        up=(0.0, 0.0, 1.0) if spherify else (0.0, 1.0, 0.0),
+        up=(0.0, 0.0, 1.0) if spherify or keep_world else (0.0, 1.0, 0.0),
         depth_range=(nearest, furthest),
     )
 
@@ -128,34 +131,12 @@ def _read_poses_bounds(
 
 def _find_images(root: Path, factor: int | None) -> tuple[tuple[str, ...], int]:
     """The images' names relative to the scene's folder, sorted, and how many times too large they are."""
-    factor = factor or 1
-    if factor < 0:
-        raise UserError(f"factor {factor}: expected 0 or more")
-    for folder, shrink in ((f"images_{factor}", 1), ("images", factor)):
-        if folder == "images_1" or not (root / folder).is_dir():
-            continue
-        files = sorted(file.name for file in (root / folder).iterdir())
-        names = [f for f in files if f.lower().endswith(IMAGE_SUFFIXES) and not f.startswith(".")]
-        if not names:
-            raise UserError(f"{root / folder}: no images ({', '.join(IMAGE_SUFFIXES)}) in this folder")
-        return tuple(f"{folder}/{name}" for name in names), shrink
-    wanted = "images" if factor == 1 else f"images_{factor} or images"
-    found = ", ".join(sorted(path.name for path in root.glob("images*") if path.is_dir())) or "none"
-    raise UserError(f"{root}: no folder {wanted} for factor {factor}; image folders found: {found}")
-
-
-def _image_size(path: Path, hwf: Float[Tensor, "n 3"], shrink: int, image_size: int | None) -> tuple[int, int]:
-    """The images' size (width, height) once loaded; their shape must be the one the poses were made for."""
-    width, height, _ = image_shape(path)
-    made_height, made_width = hwf[0, 0].item(), hwf[0, 1].item()
-    if abs(width / height * made_height / made_width - 1) > ASPECT_TOLERANCE + 1 / height:
-        raise UserError(
-            f"{path} is {width}x{height} pixels, but poses_bounds.npy was made for "
-            f"{made_width:g}x{made_height:g}: cropped or turned images do not fit these poses"
-        )
-    if image_size is not None:
-        return fit_width(width, height, image_size)
-    return max(1, round(width / shrink)), max(1, round(height / shrink))
+    folder, shrink = image_folder(root, factor)
+    files = sorted(file.name for file in (root / folder).iterdir())
+    names = [f for f in files if f.lower().endswith(IMAGE_SUFFIXES) and not f.startswith(".")]
+    if not names:
+        raise UserError(f"{root / folder}: no images ({', '.join(IMAGE_SUFFIXES)}) in this folder")
+    return tuple(f"{folder}/{name}" for name in names), shrink
 
 
 def _cameras(poses: Float[Tensor, "n 3 4"], hwf: Float[Tensor, "n 3"], size: tuple[int, int]) -> Cameras:
@@ -167,7 +148,12 @@ def _cameras(poses: Float[Tensor, "n 3 4"], hwf: Float[Tensor, "n 3"], size: tup
     return Cameras(poses.float(), torch.cat([lengths, centre], dim=-1).float(), width, height)
 
 
-def _hold_out(poses: Float[Tensor, "n 3 4"], llffhold: int, root: Path) -> dict[str, tuple[int, ...]]:
+def hold_out(poses: Float[Tensor, "n 3 4"], llffhold: int, root: Path) -> dict[str, tuple[int, ...]]:
+    """Every llffhold-th view, for 0 the one nearest to their mean, as val and test, and the others as train.
+
+    Raises:
+        UserError: naming `root`, none is left to train on.
+    """
     count = len(poses)
     if llffhold > 0:
         test = tuple(range(0, count, llffhold))
@@ -180,7 +166,7 @@ def _hold_out(poses: Float[Tensor, "n 3 4"], llffhold: int, root: Path) -> dict[
     return {"train": train, "val": test, "test": test}
 
 
-def _scaled(poses: Float[Tensor, "n 3 4"], scale: float) -> Float[Tensor, "n 3 4"]:
+def scaled(poses: Float[Tensor, "n 3 4"], scale: float) -> Float[Tensor, "n 3 4"]:
     """The same cameras in a world `scale` times as large."""
     return torch.cat([poses[:, :, :3], poses[:, :, 3:] * scale], dim=-1)
 
@@ -235,4 +221,4 @@ def spherified(poses: Float[Tensor, "n 3 4"]) -> tuple[Float[Tensor, "n 3 4"], f
     x = normalize(torch.linalg.cross(z.new_tensor(SPHERIFY_REFERENCE), z), dim=0)
     y = torch.linalg.cross(z, x)
     poses = _seen_from(poses, torch.stack([x, y, z, origin], dim=1))
-    return _scaled(poses, 1 / radius), 1 / radius
+    return scaled(poses, 1 / radius), 1 / radius

@@ -9,8 +9,12 @@ from typing import Any, NamedTuple
 
 from nerf_dfa.errors import UserError
 from nerf_dfa.scenes.blender import load_blender
+from nerf_dfa.scenes.colmap import find_models, load_colmap
+from nerf_dfa.scenes.deepvoxels import find_shapes, load_deepvoxels
+from nerf_dfa.scenes.linemod import is_linemod, load_linemod
 from nerf_dfa.scenes.llff import load_llff
 from nerf_dfa.scenes.scene import Scene
+from nerf_dfa.scenes.transforms import load_transforms
 
 
 class Format(NamedTuple):
@@ -38,6 +42,8 @@ def register(name: str, recognise: Callable[[Path], bool], load: Callable[..., S
     FORMATS[name] = Format(recognise, load, options, sign)
 
 
+# A LINEMOD scene has the files of a Blender scene, and is told by what is in them.
+register("LINEMOD", is_linemod, load_linemod, "transforms_train.json with intrinsic_matrix")
 register(
     "blender",
     lambda root: (root / "transforms_train.json").is_file(),
@@ -45,6 +51,9 @@ register(
     "transforms_train.json",
 )
 register("llff", lambda root: (root / "poses_bounds.npy").is_file(), load_llff, "poses_bounds.npy")
+register("transforms", lambda root: (root / "transforms.json").is_file(), load_transforms, "transforms.json")
+register("colmap", lambda root: bool(find_models(root)), load_colmap, "a COLMAP model in sparse/0")
+register("deepvoxels", lambda root: bool(find_shapes(root)), load_deepvoxels, "train/SHAPE/intrinsics.txt")
 
 
 def load_scene(datadir: str | Path, dataset_type: str = "auto", **options: Any) -> Scene:

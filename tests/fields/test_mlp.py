@@ -44,8 +44,11 @@ def encode(x, frequencies):
     return torch.cat([x] + [wave(2.0**k * x) for k in range(frequencies) for wave in (torch.sin, torch.cos)], -1)
 
 
-def nerf_pytorch(weights, positions, directions, depth, frequencies):
-    """The forward pass of nerf-pytorch, with everything concatenated, and directions for every point."""
+def nerf_pytorch(weights, positions, directions, depth, frequencies, linear_first=False, feature_relu=False, skip=True):
+    """The forward pass of nerf-pytorch, with everything concatenated, and directions for every point.
+
+    linear_first, feature_relu, skip: how the networks of its descendants differ.
+    """
 
     def linear(name, x):
         return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
@@ -53,19 +56,21 @@ def nerf_pytorch(weights, positions, directions, depth, frequencies):
     points, views = encode(positions, frequencies[0]), encode(directions, frequencies[1])
     h = points
     for i in range(depth):
-        h = linear(f"pts_linears.{i}", h).relu()
-        if i == 4 and depth > 5:
+        h = linear(f"pts_linears.{i}", h)
+        h = h if linear_first and i == 0 else h.relu()
+        if skip and i == 4 and depth > 5:
             h = torch.cat([points, h], -1)
     if "output_linear.weight" in weights:
         return linear("output_linear", h)
     alpha = linear("alpha_linear", h)
-    h = torch.cat([linear("feature_linear", h), views], -1)
+    feature = linear("feature_linear", h)
+    h = torch.cat([feature.relu() if feature_relu else feature, views], -1)
     return torch.cat([linear("rgb_linear", linear("views_linears.0", h).relu()), alpha], -1)
 
 
-def make(depth, frequencies=(10, 4), use_viewdirs=True, rule="bp", width=24):
+def make(depth, frequencies=(10, 4), use_viewdirs=True, rule="bp", width=24, **variant):
     """A network in float64 with large random weights and biases; its raw outputs are rounded to float32."""
-    field = MLPField(depth, width, *frequencies, use_viewdirs=use_viewdirs, learning_rule=rule).double()
+    field = MLPField(depth, width, *frequencies, use_viewdirs=use_viewdirs, learning_rule=rule, **variant).double()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in field.parameters():
@@ -86,7 +91,13 @@ CASES = [
     {"depth": 2, "use_viewdirs": False},
     {"depth": 6, "frequencies": (0, 0)},
     {"depth": 6, "frequencies": (5, 2), "width": 7},
+    {"depth": 4, "linear_first": True},
+    {"depth": 4, "feature_relu": True},
+    {"depth": 8, "skip": False},
+    {"depth": 8, "linear_first": True, "feature_relu": True, "skip": False},
+    {"depth": 6, "linear_first": True, "use_viewdirs": False},
 ]
+VARIANT = ("linear_first", "feature_relu", "skip")
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -97,8 +108,9 @@ def test_raw_outputs_and_gradients_are_those_of_nerf_pytorch(case):
     weights = dict(field.named_parameters())
     got = field.raw(positions, directions)
     assert got.dtype == torch.float32
+    variant = {name: case[name] for name in VARIANT if name in case}
     expected = nerf_pytorch(
-        weights, positions, directions.expand(4, 5, 3), case["depth"], case.get("frequencies", (10, 4))
+        weights, positions, directions.expand(4, 5, 3), case["depth"], case.get("frequencies", (10, 4)), **variant
     ).float()
     torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)
 
@@ -133,3 +145,20 @@ def test_density_does_not_depend_on_the_direction_and_colour_does():
     one, other = field.raw(positions, directions), field.raw(positions, -directions)
     assert torch.equal(one[..., 3], other[..., 3])
     assert not torch.isclose(one[..., :3], other[..., :3]).any()
+
+
+@pytest.mark.parametrize("rule", ["shallow", "dfa"])
+def test_the_layer_without_relu_is_a_feedback_point_as_the_others(rule):
+    """The last layers' gradients are exact, the first one's is the feedback's outer product with its input."""
+    field = make(3, rule=rule, linear_first=True, feature_relu=True)
+    positions, directions = points()
+    field.raw(positions, directions).sum().backward()
+    first = field.pts_linears[0].weight.grad
+    if rule == "shallow":
+        assert first is None or not first.any()
+        return
+    # With an error of ones everywhere every row of the projected error is the same vector s: dW = s sum(x)^T.
+    x = encode(positions, 10).flatten(0, 1).sum(0)
+    rank_one = first @ x / (x @ x)
+    torch.testing.assert_close(first, rank_one[:, None] * x)
+    assert first.abs().max() > 0

@@ -85,7 +85,10 @@ def test_the_command_line_wins_over_the_file(tmp_path):
     assert {"N_rand", "N_samples"} <= given
 
 
-@pytest.mark.parametrize("path", sorted(set(CONFIGS.rglob("*.txt")) - set(CONFIGS.glob("learning/*"))), ids=lambda p: str(p.relative_to(CONFIGS)))
+SCENE_CONFIGS = sorted(set(CONFIGS.rglob("*.txt")) - set(CONFIGS.glob("learning/*")))
+
+
+@pytest.mark.parametrize("path", SCENE_CONFIGS, ids=lambda p: str(p.relative_to(CONFIGS)))
 def test_every_config_loads_and_holds_nothing_unread(path):
     options, given, _ = parse(["--config", str(path)])
     kind = {"demo": "blender"}.get(options.dataset_type, options.dataset_type)

@@ -59,14 +59,14 @@ def test_options_reach_the_loader(blender, llff):
 def test_formats_say_which_options_they_read():
     assert FORMATS["blender"].options == ("half_res", "image_size", "testskip", "near", "far")
     assert FORMATS["llff"].options == (
-        *("factor", "llffhold", "ndc", "spherify", "image_size", "bd_factor", "near", "far"),
+        *("factor", "llffhold", "ndc", "spherify", "image_size", "bd_factor", "keep_world", "near", "far"),
     )
 
 
 def test_what_cannot_be_read_is_said(tmp_path, blender):
     refused(tmp_path / "nowhere", "no such folder", datadir=tmp_path / "nowhere")
     refused(tmp_path, "transforms_train.json", "poses_bounds.npy", datadir=tmp_path)
-    refused("colmap", "auto, blender, llff", datadir=blender, dataset_type="colmap")
+    refused("bundler", "auto, ", "blender, llff", datadir=blender, dataset_type="bundler")
     refused(blender / "poses_bounds.npy", datadir=blender, dataset_type="llff")
     refused("factor", "blender", "half_res", datadir=blender, factor=4)
 
