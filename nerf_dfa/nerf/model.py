@@ -13,7 +13,7 @@ from torch import Tensor
 from nerf_dfa.fields import Field, GridField, MLPField, level_resolutions
 from nerf_dfa.interop import nerf_pytorch
 from nerf_dfa.nerf.options import Options
-from nerf_dfa.rendering import RadianceModel, RenderSettings
+from nerf_dfa.rendering import OccupancyGrid, RadianceModel, RenderSettings
 from nerf_dfa.scenes import Scene
 from nerf_dfa.scenes.paths import nearest_to_axes
 from nerf_dfa.training.checkpoints import entry, load_weights
@@ -24,22 +24,55 @@ from nerf_dfa.training.trainer import ModelCodec
 # large as the grid in every chunk, so few large chunks are better. A GPU wants large batches.
 NETCHUNK = {("mlp", "cpu"): 8192, ("grid", "cpu"): 1 << 16, ("mlp", "cuda"): 1 << 19, ("grid", "cuda"): 1 << 21}
 
+# Cells of a grid field's occupancy along each axis.
+GRID_OCCUPANCY = 64
+# Points of every cell that are looked at where a trained model's occupancy is made.
+LOOKS = 4
+
 # nerf-pytorch's names of a network's entries in a checkpoint.
 STATE_KEYS = {"coarse": "network_fn_state_dict", "fine": "network_fine_state_dict"}
 RULE_KEY = "learning_rule_state_dict"
+OCCUPANCY_KEY = "occupancy_state_dict"
 RULE_PREFIX = "rule."
 
 
 def build_model(options: Options, box: Float[Tensor, "2 3"] | None = None) -> RadianceModel:
     """The coarse and, with N_importance > 0, the fine field, on the CPU. Weights come from torch's generator.
 
-    box: what a grid field fills; a checkpoint that is loaded afterwards brings its own.
+    box: what a grid field and the occupancy fill; a checkpoint that is loaded afterwards brings its own.
     """
     coarse = _field(options, options.netdepth, options.netwidth, box)
     fine = None
     if options.N_importance > 0:
         fine = _field(options, options.netdepth_fine, options.netwidth_fine, box)
-    return RadianceModel(coarse, fine)
+    resolution = occupancy_resolution(options)
+    box = torch.zeros(2, 3) if box is None else box
+    return RadianceModel(coarse, fine, OccupancyGrid(box, resolution) if resolution else None)
+
+
+def occupancy_resolution(options: Options) -> int:
+    """Cells of the occupancy along each axis; 0: there is none."""
+    if options.occupancy is None:
+        return GRID_OCCUPANCY if options.field == "grid" else 0
+    return options.occupancy
+
+
+def sample_length(options: Options, scene: Scene) -> float:
+    """Length of a ray that a sample stands for, on average."""
+    return (scene.far - scene.near) / (options.N_samples + options.N_importance)
+
+
+def occupied_anew(model: RadianceModel, scene: Scene, options: Options) -> OccupancyGrid | None:
+    """An occupancy for a trained model, found by looking at every cell; None if the options want none."""
+    resolution = occupancy_resolution(options)
+    if not resolution:
+        return None
+    device = next(model.parameters()).device
+    grid = OccupancyGrid(scene_box(scene, options.bound), resolution).to(device)
+    generator = torch.Generator(device).manual_seed(0)
+    for _ in range(LOOKS):
+        grid.update(model.density, sample_length(options, scene), generator)
+    return grid
 
 
 def _field(options: Options, depth: int, width: int, box: Float[Tensor, "2 3"] | None) -> Field:
@@ -117,7 +150,9 @@ def codec(model: RadianceModel) -> ModelCodec:
 
     def entries() -> dict[str, Any]:
         state: dict[str, Any] = {RULE_KEY: {}}
-        for name, field in model.named_children():
+        if model.occupancy is not None:
+            state[OCCUPANCY_KEY] = model.occupancy.state_dict()
+        for name, field in model.fields.items():
             weights = field.state_dict()
             state[STATE_KEYS[name]] = {k: v for k, v in weights.items() if not k.startswith(RULE_PREFIX)}
             state[RULE_KEY][name] = {k: v for k, v in weights.items() if k.startswith(RULE_PREFIX)}
@@ -125,7 +160,11 @@ def codec(model: RadianceModel) -> ModelCodec:
 
     def load(contents: dict[str, Any], path: Path) -> None:
         rules = contents.get(RULE_KEY)
-        for name, field in model.named_children():
+        if OCCUPANCY_KEY not in contents:  # of another program, or made without
+            model.occupancy = None
+        if model.occupancy is not None:
+            load_weights(model.occupancy, contents[OCCUPANCY_KEY], f"{path} (occupancy)")
+        for name, field in model.fields.items():
             weights = nerf_pytorch.own_weights(entry(contents, STATE_KEYS[name], path))
             if rules is None:  # another program's checkpoint: keep the feedback drawn for this run
                 weights |= {k: v for k, v in field.state_dict().items() if k.startswith(RULE_PREFIX)}

@@ -31,6 +31,7 @@ RANDOM: Condition = (lambda o: o.learning_rule in ("dfa", "modular"), "only dfa 
 PROBED: Condition = (lambda o: o.learning_rule == "fdfa", "only fdfa probes")
 MLP: Condition = (lambda o: o.field == "mlp", "field = grid does not read it")
 GRID: Condition = (lambda o: o.field == "grid", "field = mlp does not read it")
+BOXED: Condition = (lambda o: o.field == "grid" or bool(o.occupancy), "it needs field = grid or an occupancy")
 FINE: Condition = (lambda o: o.N_importance > 0, "N_importance = 0 trains no fine network")
 FINE_MLP: Condition = (lambda o: o.N_importance > 0 and o.field == "mlp", "there is no fine MLP")
 ENCODED: Condition = (
@@ -102,7 +103,12 @@ class Options:
     grid_depth: float = option(1.0, "resolution along z as a share of that along x and y", when=GRID)
     grid_width: int = option(64, "width of the two hidden layers behind the grids", when=GRID)
     bound: float | None = option(
-        None, "half the side of the cube that the grids fill (default: from near and far)", when=GRID
+        None, "half the side of the cube that grids and occupancy fill (default: from near and far)", when=BOXED
+    )
+    occupancy: int | None = option(
+        None,
+        "resolution of the grid that tells empty space, whose samples are skipped; 0: none (default: 64 for "
+        "field = grid, 0 for mlp)",
     )
     density_activation: str = option(
         "softplus", "raw density to density: softplus(x - 2), or the paper's relu", choices=["softplus", "relu"]
@@ -232,14 +238,14 @@ def check(options: Options) -> None:
         "testskip image_size netdepth netwidth netdepth_fine netwidth_fine N_samples N_rand N_iters lrate chunk "
         "render_factor frames fps probe_every bound grid_min grid_max grid_levels grid_features grid_depth grid_width"
     ).split()
-    natural = "N_importance raw_noise_std precrop_iters lrate_decay netchunk multires multires_views i_print i_img "
-    natural += "i_alignment i_weights i_testset i_video"
+    natural = "occupancy N_importance raw_noise_std precrop_iters lrate_decay netchunk multires multires_views "
+    natural += "i_print i_img i_alignment i_weights i_testset i_video"
     for name in positive:
         value = getattr(options, name)
         if value is not None and value <= 0:
             raise UserError(f"--{name} {value}: it has to be greater than 0")
     for name in natural.split():
-        if getattr(options, name) < 0:
+        if (getattr(options, name) or 0) < 0:
             raise UserError(f"--{name} {getattr(options, name)}: it cannot be negative")
     if options.i_embed not in (0, -1):
         raise UserError(f"--i_embed {options.i_embed}: 0 is the positional encoding, -1 none")

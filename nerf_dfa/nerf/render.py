@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from nerf_dfa.errors import UserError
-from nerf_dfa.nerf.model import inference_settings
+from nerf_dfa.nerf.model import inference_settings, occupied_anew
 from nerf_dfa.nerf.options import Options, check
 from nerf_dfa.nerf.outputs import (
     Studio,
@@ -29,7 +29,7 @@ from nerf_dfa.scenes.paths import nearest_to_axes
 from nerf_dfa.training.devices import choose_device
 
 # Flags that stand in for the run's own options of the same name.
-OVERRIDES = "datadir testskip chunk netchunk dual device precision render_factor frames fps".split()
+OVERRIDES = "datadir testskip chunk netchunk dual occupancy device precision render_factor frames fps".split()
 
 
 class Parser(argparse.ArgumentParser):
@@ -64,6 +64,8 @@ def make_parser() -> Parser:
                         help="NeRF-Dual: average both networks' pixels (or raw outputs)")  # fmt: skip
     parser.add_argument("--chunk", type=int, help="rays at once; halved when memory runs out")
     parser.add_argument("--netchunk", type=int, help="points through a network at once")
+    parser.add_argument("--occupancy", type=int, help="skip samples in empty space, told by a grid of this resolution "
+                        "that is made anew; 0: skip none [the run's own]")  # fmt: skip
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--precision", choices=["fp32", "bf16"])
     parser.add_argument("--datadir", help="the scene's folder, if it has moved")
@@ -96,6 +98,8 @@ def run(argv: list[str]) -> int:
         raise UserError(f"--dual: {folder} has no fine network (N_importance = 0)")
     dataset_type = scene_format(options)
     scene = load_run_scene(options, dataset_type)
+    if "occupancy" in given:
+        trained.model.occupancy = occupied_anew(trained.model, scene, options)
     studio = make_studio(trained.model, scene, inference_settings(options, device), options, print)
     out = folder if args.out is None else Path(args.out)
     try:

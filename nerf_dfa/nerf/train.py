@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from nerf_dfa.errors import UserError
 from nerf_dfa.evaluation.metrics import to_uint8
-from nerf_dfa.nerf.model import build_model, codec, inference_settings, scene_box, training_settings
+from nerf_dfa.nerf.model import build_model, codec, inference_settings, sample_length, scene_box, training_settings
 from nerf_dfa.nerf.options import Options, check_read, parse
 from nerf_dfa.nerf.outputs import Studio, make_studio, render_path, render_test_set, write_report
 from nerf_dfa.nerf.run import (
@@ -33,6 +33,8 @@ from nerf_dfa.training.trainer import Progress, Trainer
 
 PREVIEW_WIDTH = 100  # of the validation image in TensorBoard, in pixels
 SHOW_SECONDS = 0.25  # between two updates of the bar
+# The occupancy looks at the density every so many steps: at all its cells in the first steps, then at a share.
+LOOK_EVERY, LOOK_EVERYWHERE, LOOK_SHARE = 16, 256, 0.25
 INTERRUPTED = 130  # exit status of a program that Ctrl-C ended
 
 
@@ -100,7 +102,7 @@ def make_trainer(options: Options, scene: Scene, device: torch.device) -> Traine
     )
     # fused: one kernel for all parameters. eps 1e-8 is Adam's own; gradients of a NeRF are often that small.
     optimizer = torch.optim.Adam(model.parameters(), lr=options.lrate, betas=(0.9, 0.999), fused=True)
-    return Trainer(
+    trainer = Trainer(
         model,
         task,
         optimizer,
@@ -109,6 +111,16 @@ def make_trainer(options: Options, scene: Scene, device: torch.device) -> Traine
         options.precision,
         codec(model),
     )
+
+    def look() -> None:
+        """At which parts of the box are empty: everywhere at first, then here and there."""
+        if model.occupancy is not None:  # a checkpoint may come without
+            share = 1.0 if trainer.finished <= LOOK_EVERYWHERE else LOOK_SHARE
+            model.occupancy.update(model.density, sample_length(options, scene), trainer.generator, share)
+
+    if model.occupancy is not None:
+        trainer.within(LOOK_EVERY, look)
+    return trainer
 
 
 def train(trainer: Trainer, studio: Studio, options: Options, folder: Path, dataset_type: str) -> bool:

@@ -1,6 +1,7 @@
 """From rays to pixels."""
 
 from nerf_dfa.rendering.cameras import Cameras
+from nerf_dfa.rendering.occupancy import OccupancyGrid
 from nerf_dfa.rendering.rays import Rays, camera_rays, image_rays
 from nerf_dfa.rendering.renderer import (
     Chunks,
@@ -14,6 +15,7 @@ from nerf_dfa.rendering.renderer import (
 __all__ = [
     "Cameras",
     "Chunks",
+    "OccupancyGrid",
     "RadianceModel",
     "Rays",
     "RenderSettings",

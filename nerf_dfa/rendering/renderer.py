@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -13,10 +14,16 @@ from torch import Tensor, nn
 from nerf_dfa.fields.field import Field
 from nerf_dfa.rendering.cameras import Cameras
 from nerf_dfa.rendering.compositing import Pixels, composite, intervals
+from nerf_dfa.rendering.occupancy import OccupancyGrid
+from nerf_dfa.rendering.packed import Samples, Seen, pack
 from nerf_dfa.rendering.rays import Rays, image_rays
 from nerf_dfa.rendering.sampling import refine, stratified
 
 Dual = Literal["none", "pixels", "raw"]
+
+# Without gradients a ray ends where less light than this goes on; its samples are evaluated in so many parts.
+DARK = 1e-3
+PARTS = 8
 
 
 @dataclass(frozen=True)
@@ -42,12 +49,26 @@ class RenderSettings:
 
 
 class RadianceModel(nn.Module):
-    """The fields of one scene: coarse, which proposes where to look, and fine, which looks there."""
+    """The fields of one scene: coarse, which proposes where to look, and fine, which looks there.
 
-    def __init__(self, coarse: Field, fine: Field | None) -> None:
+    occupancy: where there is anything to see; samples elsewhere are not evaluated. None: all are.
+    """
+
+    def __init__(self, coarse: Field, fine: Field | None, occupancy: OccupancyGrid | None = None) -> None:
         super().__init__()
         self.coarse = coarse
         self.fine = fine
+        self.occupancy = occupancy
+
+    @property
+    def fields(self) -> dict[str, Field]:
+        """By name, coarse first."""
+        return {"coarse": self.coarse} | ({} if self.fine is None else {"fine": self.fine})
+
+    def density(self, positions: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
+        """The larger of the fields' densities: what the occupancy has to hold."""
+        directions = torch.zeros_like(positions[:1])
+        return torch.stack([field(positions, directions)[0] for field in self.fields.values()]).amax(0)
 
 
 class RenderedRays(NamedTuple):
@@ -72,6 +93,15 @@ def query(field: Field, rays: Rays, t: Float[Tensor, "rays samples"], netchunk: 
     return torch.cat(raw) if len(raw) > 1 else raw[0]
 
 
+def query_packed(field: Field, rays: Rays, samples: Samples, netchunk: int) -> Float[Tensor, "samples 4"]:
+    """The same for samples of their own on each ray."""
+    raw = []
+    for ray, t in zip(samples.ray.split(netchunk), samples.t.split(netchunk), strict=True):
+        positions = rays.origins[ray] + t[:, None] * rays.directions[ray]
+        raw.append(field.raw(positions, rays.viewdirs[ray]))
+    return torch.cat(raw) if len(raw) > 1 else raw[0]
+
+
 def render_rays(
     model: RadianceModel, rays: Rays, settings: RenderSettings, generator: torch.Generator | None = None
 ) -> RenderedRays:
@@ -81,34 +111,65 @@ def render_rays(
     "pixels", the paper's NeRF-Dual, averages the composited pixels; "raw", its released code, the raw outputs
     before compositing.
     """
-
-    def pixels(field: Field, raw: Tensor, t: Tensor) -> Pixels:
-        noise = None
-        if generator is not None and settings.noise > 0:
-            noise = torch.randn(t.shape, device=t.device, generator=generator) * settings.noise
-        sigma, rgb = field.activate(raw, noise)
-        # A ray that misses the field's box has near = far, and sees nothing.
-        opaque = (rays.near < rays.far)[..., None] & settings.opaque_end
-        delta = intervals(t, rays.far, rays.directions, opaque)
-        return composite(sigma, rgb, t, delta, far, settings.background)
-
     far = rays.far
     if model.coarse.box is not None:
         rays = rays.clipped(model.coarse.box)
     jitter = generator if settings.perturb else None
+    look = partial(see, model, rays, far, settings, generator)
     t = stratified(rays.near, rays.far, settings.samples, settings.lindisp, jitter)
-    coarse = pixels(model.coarse, query(model.coarse, rays, t, settings.netchunk), t)
+    coarse = look([model.coarse], t)
     if model.fine is None:
         return RenderedRays(coarse, None)
     t = refine(t, coarse.weights, settings.importance, jitter)
-    raw = query(model.fine, rays, t, settings.netchunk)
     if settings.dual == "none":
-        return RenderedRays(coarse, pixels(model.fine, raw, t))
-    coarse_raw = query(model.coarse, rays, t, settings.netchunk)
+        return RenderedRays(coarse, look([model.fine], t))
     if settings.dual == "raw":
-        return RenderedRays(coarse, pixels(model.fine, (raw + coarse_raw) / 2, t))
-    both = zip(pixels(model.fine, raw, t), pixels(model.coarse, coarse_raw, t), strict=True)
+        return RenderedRays(coarse, look([model.fine, model.coarse], t))
+    both = zip(look([model.fine], t), look([model.coarse], t), strict=True)
     return RenderedRays(coarse, Pixels(*((a + b) / 2 for a, b in both)))
+
+
+def see(
+    model: RadianceModel,
+    rays: Rays,
+    far: Float[Tensor, " rays"],
+    settings: RenderSettings,
+    generator: torch.Generator | None,
+    fields: Sequence[Field],
+    t: Float[Tensor, "rays samples"],
+) -> Pixels:
+    """Pixels of rays whose samples lie at depths t, by the mean of the fields' raw outputs.
+
+    far: where the rays end, be it behind a field's box. Where the model has an occupancy, samples outside it are left
+    out, and, without gradients, those behind matter that lets nothing through.
+    """
+    # A ray that misses the field's box has near = far, and sees nothing.
+    hits = rays.near < rays.far
+    delta = intervals(t, rays.far, rays.directions, hits[:, None] & settings.opaque_end)
+
+    def activate(raws: list[Tensor]) -> tuple[Tensor, Tensor]:
+        raw = raws[0] if len(raws) == 1 else torch.stack(raws).mean(0)
+        noise = None
+        if generator is not None and settings.noise > 0:
+            noise = torch.randn(raw.shape[:-1], device=t.device, generator=generator) * settings.noise
+        return fields[0].activate(raw, noise)
+
+    if model.occupancy is None:
+        sigma, rgb = activate([query(field, rays, t, settings.netchunk) for field in fields])
+        return composite(sigma, rgb, t, delta, far, settings.background)
+    occupied = model.occupancy.contains(rays.origins[:, None] + t[..., None] * rays.directions[:, None])
+    occupied &= hits[:, None]
+    if settings.opaque_end:
+        occupied[:, -1] = hits  # it stands for all that lies behind
+    count = t.shape[1]
+    size = count if torch.is_grad_enabled() else max(1, count // PARTS)
+    seen = Seen.nothing(t)
+    for start in range(0, count, size):
+        chosen = occupied[:, start : start + size] & (seen.transmittance > DARK)[:, None]
+        samples = pack(chosen, t, delta, start)
+        sigma, rgb = activate([query_packed(field, rays, samples, settings.netchunk) for field in fields])
+        seen = seen.behind(samples, sigma, rgb)
+    return seen.pixels(far, settings.background)
 
 
 class RenderedImage(NamedTuple):

@@ -69,6 +69,7 @@ class Trainer:
     finished: int = 0  # steps done
     seconds: float = 0.0  # time spent in them, over all parts of the run
     hooks: list[tuple[int, Callable[[Progress], None]]] = field(default_factory=list)
+    actions: list[tuple[int, Callable[[], None]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.codec is None:
@@ -78,6 +79,10 @@ class Trainer:
         """Calls the hook after every so many steps; never if 0."""
         if steps > 0:
             self.hooks.append((steps, hook))
+
+    def within(self, steps: int, action: Callable[[], None]) -> None:
+        """Makes the action a part of every so many steps, so that its time counts as training."""
+        self.actions.append((steps, action))
 
     def step(self) -> Progress:
         """One update of the weights."""
@@ -92,6 +97,9 @@ class Trainer:
         loss.backward()
         self.optimizer.step()
         self.finished += 1
+        for interval, action in self.actions:
+            if self.finished % interval == 0:
+                action()
         return Progress(self.finished, self.seconds, {"loss": loss.detach(), **scalars})
 
     def run(self, steps: int) -> bool:

@@ -96,7 +96,12 @@ def test_metrics_are_those_of_the_files_on_disk(flags, run, tiny_scene):
     assert report["parameters"] == sum(w.numel() for w in weights(run / "000006.tar").values())
 
 
-def test_a_run_stopped_and_started_again_equals_an_unbroken_one_bit_for_bit(flags, run, tmp_path):
+@pytest.mark.parametrize("occupancy", ["0", "6"])
+def test_a_run_stopped_and_started_again_equals_an_unbroken_one_bit_for_bit(
+    flags, run, tmp_path, occupancy, monkeypatch
+):
+    monkeypatch.setattr(train, "LOOK_EVERY", 2)
+    flags = [*flags, "--occupancy", occupancy]
     assert train.main([*flags, "--expname", "whole"]) == 0
     assert train.main([*flags, "--N_iters", "4"]) == 0
     assert train.main(flags) == 0
@@ -104,6 +109,10 @@ def test_a_run_stopped_and_started_again_equals_an_unbroken_one_bit_for_bit(flag
     assert all(torch.equal(a[name], b[name]) for name in a)
     rules = [load_checkpoint(p / "000006.tar")["learning_rule_state_dict"] for p in (tmp_path / "runs" / "whole", run)]
     assert torch.equal(*(r["coarse"]["rule.feedback.projection.matrix"] for r in rules))
+    if occupancy != "0":
+        found = [load_checkpoint(p / "000006.tar")["occupancy_state_dict"] for p in (tmp_path / "runs" / "whole", run)]
+        assert torch.equal(*(state["density"] for state in found))
+        assert found[0]["density"].any()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
@@ -323,6 +332,14 @@ class TestRender:
         views = [tmp_path / "pose_000006" / "000.png", tmp_path / "pose_000006_1" / "000.png"]
         expected = (trained / "testset_000006" / "001.png").read_bytes()
         assert [v.read_bytes() for v in views] == [expected, expected]
+
+    def test_an_occupancy_can_be_made_for_a_run_without(self, trained, tmp_path):
+        scores = {}
+        for resolution in ("0", "24"):
+            out = tmp_path / resolution
+            assert render.main(["--run", str(trained), "--out", str(out), "--occupancy", resolution]) == 0
+            scores[resolution] = json.loads((out / "metrics.json").read_text())["psnr"]
+        assert scores["24"] == pytest.approx(scores["0"], abs=0.05)
 
     def test_dual_renders_beside_the_plain_views(self, trained, tmp_path):
         assert render.main(["--run", str(trained), "--out", str(tmp_path), "--dual"]) == 0

@@ -1,0 +1,93 @@
+"""Packed samples against the dense compositing, and against a loop over each ray in float64."""
+
+import math
+
+import pytest
+import torch
+
+from nerf_dfa.rendering.compositing import composite, intervals
+from nerf_dfa.rendering.packed import Seen, light_before, pack
+
+RAYS, SAMPLES, FAR = 7, 12, 5.0
+
+
+@pytest.fixture
+def scene():
+    """t, delta, sigma, rgb of rays with matter here and there."""
+    generator = torch.Generator().manual_seed(0)
+    t = (1 + 4 * torch.rand(RAYS, SAMPLES, generator=generator)).sort(dim=1).values
+    delta = intervals(t, torch.full((RAYS,), FAR), torch.tensor([0.0, 0.6, 0.8]).expand(RAYS, 3), opaque_end=False)
+    sigma = torch.rand(RAYS, SAMPLES, generator=generator) * 3
+    sigma[torch.rand(RAYS, SAMPLES, generator=generator) < 0.5] = 0
+    sigma[2] = 0  # a ray that meets nothing
+    return t, delta, sigma, torch.rand(RAYS, SAMPLES, 3, generator=generator)
+
+
+def packed(chosen, t, delta, sigma, rgb, parts=1):
+    seen = Seen.nothing(t)
+    size = SAMPLES // parts
+    for start in range(0, SAMPLES, size):
+        samples = pack(chosen[:, start : start + size], t, delta, start)
+        seen = seen.behind(samples, sigma.view(-1)[samples.index], rgb.view(-1, 3)[samples.index])
+    return seen.pixels(torch.full((RAYS,), FAR), 0.7)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+@pytest.mark.parametrize("all_of_them", [True, False])
+def test_pixels_are_those_of_dense_compositing(scene, parts, all_of_them):
+    t, delta, sigma, rgb = scene
+    chosen = torch.ones_like(sigma, dtype=torch.bool) if all_of_them else sigma > 0
+    expected = composite(sigma, rgb, t, delta, torch.full((RAYS,), FAR), 0.7)
+    for got, value in zip(packed(chosen, t, delta, sigma, rgb, parts), expected, strict=True):
+        torch.testing.assert_close(got, value, rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_are_those_of_dense_compositing(scene):
+    t, delta, sigma, rgb = scene
+    target = torch.rand(RAYS, 3)
+    gradients = []
+    for sparse in (False, True):
+        s, c = sigma.clone().requires_grad_(), rgb.clone().requires_grad_()
+        if sparse:
+            pixels = packed(torch.ones_like(s, dtype=torch.bool), t, delta, s, c)
+        else:
+            pixels = composite(s, c, t, delta, torch.full((RAYS,), FAR), 0.7)
+        (pixels.rgb - target).square().sum().backward()
+        gradients.append((s.grad, c.grad))
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_light_of_each_ray_against_a_loop():
+    counts = [3, 0, 5, 1, 0]
+    ray = torch.tensor([r for r, n in enumerate(counts) for _ in range(n)])
+    depth = torch.rand(len(ray), generator=torch.Generator().manual_seed(1)) * 4
+    before, through = light_before(depth, ray, len(counts))
+    at = 0
+    for r, n in enumerate(counts):
+        light = 1.0
+        for _ in range(n):
+            assert before[at].item() == pytest.approx(light, rel=1e-6)
+            light *= math.exp(-depth[at].item())
+            at += 1
+        assert through[r].item() == pytest.approx(light, rel=1e-6)
+
+
+def test_endless_and_many_samples_lose_no_precision():
+    """Behind 50,000 rays that end in an endless interval, the last one is as exact as the first."""
+    rays, t = 50_000, torch.tensor([[1.0, 2.0]])
+    delta = torch.tensor([[1.0, 1e10]]).expand(rays, 2).contiguous()
+    chosen = torch.ones(rays, 2, dtype=torch.bool)
+    samples = pack(chosen, t.expand(rays, 2).contiguous(), delta)
+    seen = Seen.nothing(delta).behind(samples, torch.full((2 * rays,), 0.5), torch.ones(2 * rays, 3))
+    expected = torch.tensor([1 - math.exp(-0.5), math.exp(-0.5)])
+    torch.testing.assert_close(seen.weights, expected.expand(rays, 2), rtol=1e-6, atol=1e-7)
+
+
+def test_no_samples_at_all_leave_the_background():
+    t = torch.ones(3, 4)
+    nothing = pack(torch.zeros(3, 4, dtype=torch.bool), t, t)
+    pixels = Seen.nothing(t).behind(nothing, torch.zeros(0), torch.zeros(0, 3)).pixels(torch.full((3,), 9.0), 0.25)
+    assert pixels.rgb.eq(0.25).all()
+    assert pixels.depth.eq(9).all()
+    assert not pixels.weights.any()
