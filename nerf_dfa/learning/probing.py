@@ -2,7 +2,9 @@
 
 Every k-th forward pass each hidden layer's activations are given a random tangent u_i, and forward-mode derivatives
 carry all of them up to the output in the same pass. The output's tangent d = sum_i J_i u_i then holds, on average
-over u, the Jacobian of every layer: E[d u_i^T] = J_i = dy/dh_i. The feedback matrix follows it,
+over u, the Jacobian of every layer: E[d u_i^T] = J_i = dy/dh_i. The tangents are u_i = r_i u, with random signs u for
+every unit and sample, and one random sign r_i for every layer and sample: for E[u_i u_k^T] = 0 between layers that is
+as good as signs of their own. The feedback matrix follows the mean Jacobian,
 
     B_i <- (1 - b) B_i + b sum_n w_nc d_nc u_ni,   w_nc = |e_nc| / sum_n |e_nc|
 
@@ -12,7 +14,8 @@ costs one forward pass more.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Sequence
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -43,6 +46,10 @@ class ProbedFeedback(Feedback):
         self.passes = self.estimates = 0
 
     @property
+    def widest(self) -> int:
+        return max(matrix.shape[1] for matrix in self.matrices)
+
+    @property
     def matrices(self) -> list[Tensor]:
         return [getattr(self, f"matrix_{layer}") for layer in range(self.layers)]
 
@@ -57,21 +64,23 @@ class ProbedFeedback(Feedback):
         return (self.passes - 1) % self.every == 0
 
     @torch.no_grad()
-    def observe(self, error: Tensor, tangent: Tensor, directions: Iterable[Tensor]) -> None:
+    def observe(self, error: Tensor, tangent: Tensor, flips: Sequence[Tensor], signs: Tensor) -> None:
         """Moves the matrices towards the estimate of one pass.
 
-        error, tangent: (..., c), dL/dy and the output's derivative along the directions; directions: (..., l_i) of
-        every layer, taken one at a time.
+        error, tangent: (..., c), dL/dy and the output's derivative along the tangents; flips: r_i (..., 1) of every
+        layer; signs: u (..., at least the largest l_i).
         """
         c = error.shape[-1]
         magnitude = error.reshape(-1, c).float().abs()
         total = magnitude.sum(0)
         weights = torch.where(total > 0, magnitude / total.clamp(min=1e-30), 1 / magnitude.shape[0])
         weighted = weights * tangent.reshape(-1, c).float()
+        signs = signs.reshape(-1, signs.shape[-1])
         self.estimates += 1
         step = max(self.average, 1 / self.estimates)
-        for matrix, u in zip(self.matrices, directions, strict=True):
-            matrix.lerp_((weighted.to(u.dtype).T @ u.reshape(-1, u.shape[-1])).to(matrix.dtype), step)
+        for matrix, flip in zip(self.matrices, flips, strict=True):
+            flipped = (weighted * flip.reshape(-1, 1)).to(signs.dtype)
+            matrix.lerp_((flipped.T @ signs[:, : matrix.shape[1]]).to(matrix.dtype), step)
 
     def get_extra_state(self) -> Tensor:
         return torch.tensor([self.passes, self.estimates])
@@ -91,7 +100,8 @@ class Probe(Record):
 
     def __init__(self, feedback: ProbedFeedback) -> None:
         super().__init__(feedback)
-        self._signs: list[tuple[Tensor, Tensor]] = []  # packed, and something in their shape, type and place
+        self._signs: Tensor | None = None  # u
+        self._flips: list[Tensor] = []  # r_i
         if Probe._open is not None:
             Probe._open._leave()
         self._level: forward_ad.dual_level | None = forward_ad.dual_level()
@@ -106,11 +116,12 @@ class Probe(Record):
     def hidden(self, h: Tensor) -> Tensor:
         primal, tangent = forward_ad.unpack_dual(h)
         below = super().hidden(primal)
-        packed = random_bytes(primal)
-        self._signs.append((packed, below))
-        direction = unpack_signs(packed, below)
+        if self._signs is None:
+            self._signs = random_signs((*h.shape[:-1], self.feedback.widest), below)
+        flip, signs = random_signs((*h.shape[:-1], 1), below), self._signs[..., : h.shape[-1]].to(below.dtype)
+        self._flips.append(flip)
         # Cut from the graph: the tangents' own derivatives are never wanted.
-        tangent = direction if tangent is None else tangent.detach() + direction
+        tangent = flip * signs if tangent is None else torch.addcmul(tangent.detach(), flip, signs)
         return forward_ad.make_dual(below, tangent)
 
     def output(self, y: Tensor) -> Tensor:
@@ -122,7 +133,7 @@ class Probe(Record):
         tokens = self.close(primal)
 
         def observe(error: Tensor) -> None:
-            self.feedback.observe(error, tangent, (unpack_signs(*signs) for signs in self._signs))
+            self.feedback.observe(error, tangent, self._flips, self._signs)
 
         return broadcast(self.feedback, primal, tokens, observe)
 
@@ -145,14 +156,9 @@ class TangentLinear(OtherLinear):
 _BYTE_SIGNS = ((torch.arange(256)[:, None] >> torch.arange(8)) & 1).float() * 2 - 1  # (256, 8)
 
 
-def random_bytes(like: Tensor) -> Tensor:
-    """Random bits in the place of `like`, one for each of its numbers, as bytes; 64 are drawn at once."""
-    words = torch.empty(-(-like.numel() // 64), dtype=torch.int64, device=like.device)
-    return words.random_(-(2**63), None).view(torch.uint8)
-
-
-def unpack_signs(packed: Tensor, like: Tensor) -> Tensor:
-    """-1 or +1 for each bit, in the shape, type and place of `like`."""
-    count = like.numel()
-    signs = _BYTE_SIGNS.to(like.device, like.dtype).index_select(0, packed[: -(-count // 8)].int())
-    return signs.view(-1)[:count].view(like.shape)
+def random_signs(shape: Sequence[int], like: Tensor) -> Tensor:
+    """-1 or +1 with equal probability, in the type and place of `like`; from 64 random bits at a time."""
+    count = math.prod(shape)
+    words = torch.empty(-(-count // 64), dtype=torch.int64, device=like.device).random_(-(2**63), None)
+    chosen = words.view(torch.uint8)[: -(-count // 8)].int()
+    return _BYTE_SIGNS.to(like.device, like.dtype).index_select(0, chosen).view(-1)[:count].view(*shape)

@@ -8,7 +8,7 @@ import torch.autograd.forward_ad as forward_ad
 from torch import nn
 
 from nerf_dfa.learning import make_rule
-from nerf_dfa.learning.probing import ProbedFeedback, random_bytes, unpack_signs
+from nerf_dfa.learning.probing import ProbedFeedback, random_signs
 
 
 class Net(nn.Module):
@@ -55,18 +55,19 @@ def test_one_observation_is_the_moving_average_written_out():
     feedback = ProbedFeedback(2, [3], average=0.4)
     matrix = None
     for step in (1, 1 / 2, 0.4, 0.4):  # the first replaces, then means, then the moving average
-        error, tangent, u = torch.randn(6, 2), torch.randn(6, 2), torch.randn(6, 3)
+        error, tangent, u, r = torch.randn(6, 2), torch.randn(6, 2), torch.randn(6, 3), torch.randn(6, 1)
         estimate = torch.zeros(2, 3)
         for c, i, n in itertools.product(range(2), range(3), range(6)):
-            estimate[c, i] += error[n, c].abs() / error[:, c].abs().sum() * tangent[n, c] * u[n, i]
+            estimate[c, i] += error[n, c].abs() / error[:, c].abs().sum() * tangent[n, c] * r[n, 0] * u[n, i]
         matrix = estimate if matrix is None else (1 - step) * matrix + step * estimate
-        feedback.observe(error, tangent, [u])
+        feedback.observe(error, tangent, [r], u)
         torch.testing.assert_close(feedback.matrices[0], matrix)
 
 
 def test_an_error_of_zero_weighs_all_samples_alike():
     feedback = ProbedFeedback(1, [1])
-    feedback.observe(torch.zeros(4, 1), torch.ones(4, 1), [torch.tensor([[1.0], [2.0], [3.0], [6.0]])])
+    signs = torch.tensor([[1.0], [2.0], [3.0], [6.0]])
+    feedback.observe(torch.zeros(4, 1), torch.ones(4, 1), [torch.ones(4, 1)], signs)
     assert feedback.matrices[0].item() == pytest.approx(3)
 
 
@@ -77,7 +78,8 @@ def test_the_tangents_are_those_of_the_network(prepare, monkeypatch):
     net, x, seen = Net(prepare=prepare), torch.randn(7, 5), {}
     monkeypatch.setattr(net.rule.feedback, "observe", lambda *args: seen.update(args=args))
     net(x).sum().backward()
-    _, tangent, directions = seen["args"]
+    _, tangent, flips, signs = seen["args"]
+    directions = [flip * signs[:, :width] for flip, width in zip(flips, (16, 12), strict=True)]
     expected = sum(torch.einsum("ncw,nw->nc", j, u) for j, u in zip(jacobians(net, x), directions, strict=True))
     torch.testing.assert_close(tangent, expected)
 
@@ -141,15 +143,14 @@ def test_a_pass_that_fails_leaves_no_forward_mode_open():
         pass
 
 
-def test_random_signs_are_fair_and_the_same_when_unpacked_again():
-    like = torch.empty(100, 1001)
-    packed = random_bytes(like)
-    signs = unpack_signs(packed, like)
-    assert signs.shape == like.shape
-    assert torch.equal(signs, unpack_signs(packed, like))
+def test_random_signs_are_fair():
+    like = torch.empty(0)
+    signs = random_signs((100, 1001), like)
+    assert signs.shape == (100, 1001)
     assert set(signs.unique().tolist()) == {-1.0, 1.0}
     assert abs(signs.mean().item()) < 5 / signs.numel() ** 0.5
     by_bit = signs.view(-1)[: 64 * 1500].view(-1, 64)  # every bit of a word, and every pair of them
     assert by_bit.mean(0).abs().max().item() < 5 / 1500**0.5
     products = by_bit.T @ by_bit / 1500 - torch.eye(64)
     assert products.abs().max().item() < 5 / 1500**0.5
+    assert random_signs((3, 1), like.double()).dtype == torch.float64
