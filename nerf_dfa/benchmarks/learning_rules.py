@@ -40,7 +40,7 @@ class Stack(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         tape = self.rule.tape()
         for layer in self.layers:
-            x = tape.hidden(torch.relu(layer(x)))
+            x = tape.relu_(layer(x))
         return tape.output(self.head(x))
 
     def checkpointed(self, x: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -73,15 +72,15 @@ class MLPField(Field):
         encoded = positional_encoding(positions, self.position_frequencies)
         x = encoded
         for i, layer in enumerate(self.pts_linears):
-            x = layer(x)
-            x = tape.hidden(x if i == 0 and self.linear_first else F.relu(x))
+            point = tape.hidden if i == 0 and self.linear_first else tape.relu_
+            x = point(layer(x))
             if i in self.skips:
                 x = torch.cat([encoded.to(x.dtype), x], dim=-1)
         if not self.use_viewdirs:
             return tape.output(self.output_linear(x)).float()
         sigma = self.alpha_linear(x)
-        feature = self.feature_linear(x)
-        feature = tape.hidden(F.relu(feature) if self.feature_relu else feature)
+        point = tape.relu_ if self.feature_relu else tape.hidden
+        feature = point(self.feature_linear(x))
         encoded = positional_encoding(directions, self.direction_frequencies)
-        x = tape.hidden(F.relu(joint_linear(self.views_linears[0], feature, encoded)))
+        x = tape.relu_(joint_linear(self.views_linears[0], feature, encoded))
         return tape.output(torch.cat([self.rgb_linear(x), sigma], dim=-1)).float()

@@ -31,20 +31,27 @@ Observer = Callable[[Tensor], None]
 
 
 class FeedbackPoint(torch.autograd.Function):
-    """A zero for every number of the message, whose backward turns the message into the layer's signal."""
+    """A zero for every number of the message, whose backward turns the message into the layer's signal.
+
+    With `relu` the layer's h = relu(z) lies in the memory of z, and the signal goes on to z: it is zero where h is.
+    """
 
     @staticmethod
-    def forward(ctx, feedback: Feedback, layer: int, h: Tensor, *learned: Tensor) -> Tensor:
-        ctx.feedback, ctx.layer, ctx.width = feedback, layer, h.shape[-1]
-        if learned:  # their gradient needs the activations, which ReLUs keep anyway
+    def forward(ctx, feedback: Feedback, layer: int, relu: bool, h: Tensor, *learned: Tensor) -> Tensor:
+        ctx.feedback, ctx.layer, ctx.relu, ctx.width = feedback, layer, relu, h.shape[-1]
+        ctx.learns = bool(learned)
+        if relu or learned:  # the gradient of what is learned needs the activations too
             ctx.save_for_backward(h)
         return h.new_zeros(()).expand(*h.shape[:-1], feedback.message_width)
 
     @staticmethod
     def backward(ctx, message: Tensor) -> tuple[Tensor | None, ...]:
         signal = ctx.feedback.project(message, ctx.layer, ctx.width)
-        learned = ctx.feedback.gradients(message, ctx.layer, *ctx.saved_tensors) if ctx.saved_tensors else ()
-        return (None, None, signal, *learned)
+        learned = ctx.feedback.gradients(message, ctx.layer, *ctx.saved_tensors) if ctx.learns else ()
+        if ctx.relu:
+            shared = signal is message or signal._base is not None
+            signal = passed_by_relu(signal, *ctx.saved_tensors, in_place=not shared)
+        return (None, None, None, signal, *learned)
 
 
 class Broadcast(torch.autograd.Function):
@@ -64,9 +71,19 @@ class Broadcast(torch.autograd.Function):
         return (None, None, error, *(messages[dtype] for dtype in ctx.dtypes))
 
 
-def feedback_point(feedback: Feedback, layer: int, h: Tensor) -> Tensor:
-    """The token of hidden layer number `layer`, with activations h (..., width); broadcast takes it."""
-    return FeedbackPoint.apply(feedback, layer, h, *feedback.learned(layer))
+def passed_by_relu(signal: Tensor, h: Tensor, in_place: bool = False) -> Tensor:
+    """The signal where h = relu(z) is positive, zero elsewhere."""
+    if in_place:
+        return torch.ops.aten.threshold_backward.grad_input(signal, h, 0, grad_input=signal)
+    return torch.ops.aten.threshold_backward(signal, h, 0)
+
+
+def feedback_point(feedback: Feedback, layer: int, h: Tensor, relu: bool = False) -> Tensor:
+    """The token of hidden layer number `layer`, with activations h (..., width); broadcast takes it.
+
+    relu: h is a pre-activation on which a ReLU has worked in place without autograd's knowledge; it comes in here.
+    """
+    return FeedbackPoint.apply(feedback, layer, relu, h, *feedback.learned(layer))
 
 
 def broadcast(feedback: Feedback, y: Tensor, tokens: Sequence[Tensor], observe: Observer | None = None) -> Tensor:

@@ -22,7 +22,7 @@ import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor
 
-from nerf_dfa.learning.broadcast import broadcast
+from nerf_dfa.learning.broadcast import broadcast, passed_by_relu
 from nerf_dfa.learning.feedback import Feedback, check_width, of_layer
 from nerf_dfa.learning.linears import OtherLinear
 from nerf_dfa.learning.tapes import Record
@@ -75,12 +75,12 @@ class ProbedFeedback(Feedback):
         total = magnitude.sum(0)
         weights = torch.where(total > 0, magnitude / total.clamp(min=1e-30), 1 / magnitude.shape[0])
         weighted = weights * tangent.reshape(-1, c).float()
-        signs = signs.reshape(-1, signs.shape[-1])
         self.estimates += 1
         step = max(self.average, 1 / self.estimates)
-        for matrix, flip in zip(self.matrices, flips, strict=True):
-            flipped = (weighted * flip.reshape(-1, 1)).to(signs.dtype)
-            matrix.lerp_((flipped.T @ signs[:, : matrix.shape[1]]).to(matrix.dtype), step)
+        flipped = torch.cat([weighted * flip.reshape(-1, 1) for flip in flips], dim=1).to(signs.dtype)
+        estimates = flipped.T @ signs.reshape(-1, signs.shape[-1])  # of all layers in one product
+        for matrix, estimate in zip(self.matrices, estimates.split(c), strict=True):
+            matrix.lerp_(estimate[:, : matrix.shape[1]].to(matrix.dtype), step)
 
     def get_extra_state(self) -> Tensor:
         return torch.tensor([self.passes, self.estimates])
@@ -115,14 +115,21 @@ class Probe(Record):
 
     def hidden(self, h: Tensor) -> Tensor:
         primal, tangent = forward_ad.unpack_dual(h)
-        below = super().hidden(primal)
+        return self._perturb(super().hidden(primal), None if tangent is None else tangent.detach().clone())
+
+    def relu_(self, z: Tensor) -> Tensor:
+        primal, tangent = forward_ad.unpack_dual(z)
+        below = super().relu_(primal)
+        return self._perturb(below, None if tangent is None else passed_by_relu(tangent.detach(), below, in_place=True))
+
+    def _perturb(self, below: Tensor, tangent: Tensor | None) -> Tensor:
+        """What the next layer reads, with the layer's own signs added to the tangent that comes from below."""
         if self._signs is None:
-            self._signs = random_signs((*h.shape[:-1], self.feedback.widest), below)
-        flip, signs = random_signs((*h.shape[:-1], 1), below), self._signs[..., : h.shape[-1]].to(below.dtype)
+            self._signs = random_signs((*below.shape[:-1], self.feedback.widest), below)
+        flip, signs = random_signs((*below.shape[:-1], 1), below), self._signs[..., : below.shape[-1]].to(below.dtype)
         self._flips.append(flip)
         # Cut from the graph: the tangents' own derivatives are never wanted.
-        tangent = flip * signs if tangent is None else torch.addcmul(tangent.detach(), flip, signs)
-        return forward_ad.make_dual(below, tangent)
+        return forward_ad.make_dual(below, flip * signs if tangent is None else tangent.addcmul_(flip, signs))
 
     def output(self, y: Tensor) -> Tensor:
         if self._level is None:

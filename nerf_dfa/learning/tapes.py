@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import torch
 from torch import Tensor
 
 from nerf_dfa.learning.broadcast import broadcast, feedback_point
@@ -20,6 +21,10 @@ class Tape:
     def hidden(self, h: Tensor) -> Tensor:
         """A feedback point: takes an activation (..., width), returns what the next layer reads."""
         return h
+
+    def relu_(self, z: Tensor) -> Tensor:
+        """hidden(relu(z)) of a pre-activation z (..., width) that nobody else needs: it may be overwritten."""
+        return self.hidden(torch.relu(z) if torch.is_grad_enabled() else z.relu_())
 
     def output(self, y: Tensor) -> Tensor:
         """The network's output (..., c) before its last activation; once, at the end."""
@@ -62,6 +67,13 @@ class Record(Tape):
     def hidden(self, h: Tensor) -> Tensor:
         check_point(h, len(self._tokens), self._closed)
         self._tokens.append(feedback_point(self.feedback, len(self._tokens), h))
+        return h.detach()
+
+    def relu_(self, z: Tensor) -> Tensor:
+        check_point(z, len(self._tokens), self._closed)
+        with torch.no_grad():
+            h = z.relu_()
+        self._tokens.append(feedback_point(self.feedback, len(self._tokens), z, relu=True))
         return h.detach()
 
     def output(self, y: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from nerf_dfa.learning.broadcast import passed_by_relu
 from nerf_dfa.learning.feedback import Feedback
 from nerf_dfa.learning.rules import DirectFeedback, Rule
 from nerf_dfa.learning.tapes import Tape, check_output, check_point
@@ -28,10 +29,13 @@ class Immediate(Tape):
         self.result: Tensor | None = None
 
     def hidden(self, h: Tensor) -> Tensor:
-        check_point(h, self._points, closed=False)
-        check_output(self._error, [h], closed=False)
-        h.backward(self._signal(self._points, h))
-        self._points += 1
+        h.backward(self._signal(h))
+        return h.detach()
+
+    def relu_(self, z: Tensor) -> Tensor:
+        with torch.no_grad():
+            h = z.relu_()
+        z.backward(passed_by_relu(self._signal(h), h))
         return h.detach()
 
     def output(self, y: Tensor) -> Tensor:
@@ -39,10 +43,14 @@ class Immediate(Tape):
         self.result = y.detach()
         return self.result
 
-    def _signal(self, layer: int, h: Tensor) -> Tensor:
+    def _signal(self, h: Tensor) -> Tensor:
+        """Of the next feedback point."""
+        check_point(h, self._points, closed=False)
+        check_output(self._error, [h], closed=False)
+        self._points += 1
         if h.dtype not in self._messages:
             self._messages[h.dtype] = self._feedback.message(self._error.to(h.dtype))
-        return self._feedback.project(self._messages[h.dtype], layer, h.shape[-1])
+        return self._feedback.project(self._messages[h.dtype], self._points - 1, h.shape[-1])
 
 
 def two_pass(rule: Rule, forward: Callable[[], Tensor], loss: Callable[[Tensor], Tensor]) -> Tensor:

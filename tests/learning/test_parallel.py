@@ -16,16 +16,17 @@ from nerf_dfa.learning import make_rule
 
 
 class Net(nn.Module):
-    def __init__(self, rule="dfa"):
+    def __init__(self, rule="dfa", in_place=False):
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise((6, 16, 16, 8)))
         self.head = nn.Linear(8, 3)
+        self.in_place = in_place
         self.rule = make_rule(rule, 3, [16, 16, 8]).prepare(self)
 
     def forward(self, x):
         tape = self.rule.tape()
         for layer in self.layers:
-            x = tape.hidden(torch.relu(layer(x)))
+            x = tape.relu_(layer(x)) if self.in_place else tape.hidden(torch.relu(layer(x)))
         return tape.output(self.head(x))
 
 
@@ -37,12 +38,12 @@ def gradients(net, x):
 
 
 COMPILE = """
-import sys, torch
+import itertools, sys, torch
 sys.path.insert(0, sys.argv[1])
 from test_parallel import Net, gradients
-for rule in ("bp", "dfa", "dkp"):
+for rule, in_place in itertools.product(("bp", "dfa", "dkp"), (False, True)):
     torch.manual_seed(0)
-    net, x = Net(rule), torch.randn(32, 6)
+    net, x = Net(rule, in_place), torch.randn(32, 6)
     y, expected = gradients(net, x)
     compiled = torch.compile(net, backend="aot_eager", fullgraph=True)  # a graph break would raise
     net.zero_grad()
