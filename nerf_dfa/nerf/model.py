@@ -84,6 +84,8 @@ def _field(options: Options, depth: int, width: int, box: Float[Tensor, "2 3"] |
             depth=options.grid_depth,
             width=options.grid_width,
             direction_frequencies=options.multires_views,
+            log2_table=options.grid_log2_table,
+            grid_gradient=options.grid_gradient,
             learning_rule=options.learning_rule,
             density_activation=options.density_activation,
             rule_options=_rule_options(options),

@@ -31,6 +31,10 @@ RANDOM: Condition = (lambda o: o.learning_rule in ("dfa", "modular"), "only dfa 
 PROBED: Condition = (lambda o: o.learning_rule == "fdfa", "only fdfa probes")
 MLP: Condition = (lambda o: o.field == "mlp", "field = grid does not read it")
 GRID: Condition = (lambda o: o.field == "grid", "field = mlp does not read it")
+GRID_FEEDBACK: Condition = (
+    lambda o: o.field == "grid" and o.learning_rule in ("dfa", "dkp", "fdfa", "modular"),
+    "it needs field = grid and learning_rule = dfa, dkp, fdfa or modular",
+)
 BOXED: Condition = (lambda o: o.field == "grid" or bool(o.occupancy), "it needs field = grid or an occupancy")
 FINE: Condition = (lambda o: o.N_importance > 0, "N_importance = 0 trains no fine network")
 FINE_MLP: Condition = (lambda o: o.N_importance > 0 and o.field == "mlp", "there is no fine MLP")
@@ -101,6 +105,15 @@ class Options:
     grid_levels: int = option(3, "grids, their resolutions in geometric progression", when=GRID)
     grid_features: int = option(4, "features of each grid", when=GRID)
     grid_depth: float = option(1.0, "resolution along z as a share of that along x and y", when=GRID)
+    grid_log2_table: int = option(
+        19, "a grid with more corners than 2 to this power shares so many entries among them by a hash", when=GRID
+    )
+    grid_gradient: str = option(
+        "feedback",
+        "grids learn from their own projected error, or from the first layer's delta times its weights",
+        choices=["feedback", "first_layer"],
+        when=GRID_FEEDBACK,
+    )
     grid_width: int = option(64, "width of the two hidden layers behind the grids", when=GRID)
     bound: float | None = option(
         None, "half the side of the cube that grids and occupancy fill (default: from near and far)", when=BOXED
@@ -259,6 +272,8 @@ def check(options: Options) -> None:
         raise UserError(f"--near {options.near} --far {options.far}: near has to be less than far")
     if not 2 <= options.grid_min <= options.grid_max:
         raise UserError(f"--grid_min {options.grid_min} --grid_max {options.grid_max}: 2 <= grid_min <= grid_max")
+    if not 4 <= options.grid_log2_table <= 24:
+        raise UserError(f"--grid_log2_table {options.grid_log2_table}: from 4 to 24, 16 million entries for each grid")
     if options.N_samples < 3 and options.N_importance > 0:
         raise UserError(f"--N_samples {options.N_samples}: a fine network needs at least 3 coarse samples")
 

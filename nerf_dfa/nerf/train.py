@@ -33,8 +33,9 @@ from nerf_dfa.training.trainer import Progress, Trainer
 
 PREVIEW_WIDTH = 100  # of the validation image in TensorBoard, in pixels
 SHOW_SECONDS = 0.25  # between two updates of the bar
-# The occupancy looks at the density every so many steps: at all its cells in the first steps, then at a share.
-LOOK_EVERY, LOOK_EVERYWHERE, LOOK_SHARE = 16, 256, 0.25
+# The occupancy looks at the density every so many steps: at none in the first steps, when a scene is still fog and what
+# is given up as empty would be lost; then at all its cells, and later at a share of them.
+LOOK_EVERY, LOOK_AFTER, LOOK_EVERYWHERE, LOOK_SHARE = 16, 100, 400, 0.25
 INTERRUPTED = 130  # exit status of a program that Ctrl-C ended
 
 
@@ -114,7 +115,7 @@ def make_trainer(options: Options, scene: Scene, device: torch.device) -> Traine
 
     def look() -> None:
         """At which parts of the box are empty: everywhere at first, then here and there."""
-        if model.occupancy is not None:  # a checkpoint may come without
+        if model.occupancy is not None and trainer.finished > LOOK_AFTER:  # a checkpoint may come without
             share = 1.0 if trainer.finished <= LOOK_EVERYWHERE else LOOK_SHARE
             model.occupancy.update(model.density, sample_length(options, scene), trainer.generator, share)
 

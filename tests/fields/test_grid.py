@@ -1,40 +1,14 @@
-"""The grid field: trilinear interpolation by hand, and what the grids learn from."""
-
-import itertools
+"""The grid field: what it reads, and what the grids learn from."""
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from nerf_dfa.fields.grid import DenseGrids, GridField, level_resolutions
+from nerf_dfa.fields.grid import GridField
 from nerf_dfa.rendering.rays import Rays
-from nerf_dfa.rendering.renderer import RadianceModel, RenderSettings, render_rays
+from nerf_dfa.rendering.renderer import RadianceModel, RenderSettings, query, render_rays
 
 BOX = torch.tensor([[-1.0, -2.0, 0.0], [1.0, 2.0, 3.0]])
-
-
-def trilinear(grid, point):
-    """Value at one point in [-1, 1]^3 of a grid (features, z, y, x) whose corners lie on the cube's surface."""
-    features, size = grid.shape[0], grid.shape[1]
-    place = (point.clamp(-1, 1) + 1) / 2 * (size - 1)
-    low = place.floor().long().clamp(max=size - 2)
-    fraction = place - low
-    value = torch.zeros(features, dtype=grid.dtype)
-    for corner in itertools.product((0, 1), repeat=3):
-        weight = torch.stack([fraction[i] if corner[i] else 1 - fraction[i] for i in range(3)]).prod()
-        x, y, z = (int(low[i]) + corner[i] for i in range(3))
-        value += weight * grid[:, z, y, x]
-    return value
-
-
-def test_features_are_trilinear_in_every_grid():
-    grids = DenseGrids([3, 5], 2).double()
-    points = torch.rand(4, 5, 3, dtype=torch.float64) * 2.4 - 1.2  # some lie outside
-    expected = torch.stack(
-        [torch.cat([trilinear(grid[0].detach(), p) for grid in grids.grids]) for p in points.reshape(-1, 3)]
-    )
-    got = grids(points)
-    assert got.shape == (4, 5, 4)
-    torch.testing.assert_close(got.reshape(-1, 4), expected)
 
 
 def test_positions_are_measured_in_the_box():
@@ -55,21 +29,72 @@ def test_density_does_not_depend_on_the_direction_and_colour_does():
     assert (a[:, :3] - b[:, :3]).abs().min() > 0
 
 
+def grid_gradient(field, points, signal):
+    """What the table gets where the features get the signal, by grid_sample of the one dense grid."""
+    n, features = field.grids.levels[0].corners[0], field.grids.width
+    grid = field.grids.table.detach().T.reshape(1, features, n, n, n).clone().requires_grad_()
+    low, high = BOX
+    where = ((points - low) / (high - low) * 2 - 1).view(1, -1, 1, 1, 3)
+    read = F.grid_sample(grid, where, padding_mode="border", align_corners=True).view(features, -1).T
+    read.backward(signal)
+    return grid.grad.reshape(features, -1).T
+
+
+def learn(field, points, error):
+    """The pre-activations of the first layer, after a backward pass of the error."""
+    seen = []
+    field.density_hidden.register_forward_hook(lambda module, args, output: seen.append(output.detach()))
+    field.raw(points, torch.tensor([[0.0, 0.0, 1.0]])).backward(error)
+    return seen[0]
+
+
 def test_under_dfa_the_grid_learns_from_the_projected_error():
     """The features are a feedback point: their gradient is e @ B_0, spread over the corners of each point's cell."""
-    torch.manual_seed(0)
-    field = GridField(BOX, resolutions=[2], features=3, width=8, learning_rule="dfa")
-    points = torch.rand(7, 3)
-    directions = torch.tensor([[0.0, 0.0, 1.0]])
-    error = torch.randn(7, 4)
-    field.raw(points, directions).backward(error)
+    field = GridField(BOX, resolutions=[3], features=6, width=8, learning_rule="dfa")
+    points, error = torch.rand(7, 3), torch.randn(7, 4)
+    learn(field, points, error)
+    signal = error @ field.rule.feedback.projection.matrix[:, :6] / 6**0.5
+    torch.testing.assert_close(field.grids.table.grad, grid_gradient(field, points, signal))
 
-    signal = error @ field.rule.feedback.projection.matrix[:, :3] / 3**0.5
-    grid = field.grids.grids[0].detach().clone().requires_grad_()
-    low, high = BOX
-    values = torch.stack([trilinear(grid[0], (p - low) / (high - low) * 2 - 1) for p in points])
-    values.backward(signal)
-    torch.testing.assert_close(field.grids.grids[0].grad, grid.grad)
+
+def test_or_from_the_first_layers_delta_times_its_weights():
+    field = GridField(BOX, resolutions=[3], features=6, width=8, learning_rule="dfa", grid_gradient="first_layer")
+    points, error = torch.rand(7, 3), torch.randn(7, 4)
+    before = learn(field, points, error)
+    delta = (error @ field.rule.feedback.projection.matrix[:, :8] / 8**0.5) * (before > 0)
+    signal = delta @ field.density_hidden.weight
+    torch.testing.assert_close(field.grids.table.grad, grid_gradient(field, points, signal))
+    torch.testing.assert_close(field.density_hidden.bias.grad, delta.sum(0))
+
+
+@pytest.mark.parametrize("rule", ["bp", "fa"])
+def test_without_feedback_points_both_are_one(rule):
+    gradients = []
+    for choice in ("feedback", "first_layer"):
+        torch.manual_seed(1)
+        field = GridField(BOX, resolutions=[3], features=2, width=8, learning_rule=rule, grid_gradient=choice)
+        learn(field, torch.rand(7, 3), torch.randn(7, 4))
+        gradients.append(field.grids.table.grad)
+    assert torch.equal(*gradients)
+    assert gradients[0].any()
+
+
+@pytest.mark.parametrize("rule", ["bp", "dfa"])
+def test_points_in_parts_or_at_once(rule):
+    field = GridField(BOX, resolutions=[4, 20], features=4, width=8, log2_table=10, learning_rule=rule)
+    directions = F.normalize(torch.randn(10, 3), dim=-1)
+    rays = Rays(
+        torch.zeros(10, 3) + torch.tensor([0.0, 0.0, 1.5]), directions, directions, torch.zeros(10), torch.ones(10)
+    )
+    t, error = torch.rand(10, 6), torch.randn(10, 6, 4)
+    results = []
+    for netchunk in (1000, 13):
+        field.zero_grad()
+        raw = query(field, rays, t, netchunk)
+        raw.backward(error)
+        results.append([raw.detach(), *(p.grad.clone() for p in field.parameters())])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_under_shallow_the_grid_does_not_learn():
@@ -97,10 +122,3 @@ def test_a_ray_that_misses_the_box_sees_the_background_at_the_far_end():
     assert seen.rgb.tolist() == [[1.0, 1.0, 1.0]]
     assert seen.opacity.item() == 0
     assert seen.depth.item() == 6
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"), [((16, 64, 3), [16, 32, 64]), ((16, 96, 1), [96]), ((8, 64, 4), [8, 16, 32, 64])]
-)
-def test_resolutions_are_in_geometric_progression(arguments, expected):
-    assert level_resolutions(*arguments) == expected

@@ -101,6 +101,7 @@ def test_a_run_stopped_and_started_again_equals_an_unbroken_one_bit_for_bit(
     flags, run, tmp_path, occupancy, monkeypatch
 ):
     monkeypatch.setattr(train, "LOOK_EVERY", 2)
+    monkeypatch.setattr(train, "LOOK_AFTER", 0)
     flags = [*flags, "--occupancy", occupancy]
     assert train.main([*flags, "--expname", "whole"]) == 0
     assert train.main([*flags, "--N_iters", "4"]) == 0
