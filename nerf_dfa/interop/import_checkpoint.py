@@ -27,7 +27,7 @@ from nerf_dfa.nerf.model import STATE_KEYS, build_model, codec
 from nerf_dfa.nerf.options import Options, check
 from nerf_dfa.nerf.run import options_from_text, write_args
 from nerf_dfa.scenes.load import recognise
-from nerf_dfa.training.checkpoints import checkpoint_path, entry, load_checkpoint, save_checkpoint
+from nerf_dfa.training.checkpoints import checkpoint_path, entry, load_checkpoint, save_checkpoint, step_of
 
 # Where scenes/README.md says to put the public data sets.
 FOLDERS = {"blender": "scenes/nerf_synthetic", "llff": "scenes/nerf_llff_data"}
@@ -208,7 +208,7 @@ def _nerf_pytorch(contents: dict[str, Any], file: Path, datadir: str | None, con
     weights = {"coarse": entry(contents, nerf_pytorch.COARSE, file)}
     if options.N_importance > 0:
         weights["fine"] = entry(contents, nerf_pytorch.FINE, file)
-    step = int(entry(contents, "global_step", file))
+    step = step_of(contents, file)
     notes = [
         f"{file}: {nerf_pytorch.CODE}, step {step}, {options.N_samples} + {options.N_importance} samples",
         f"settings: {config}",

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from nerf_dfa.errors import UserError
+from nerf_dfa.errors import UserError, plain_cautions
 from nerf_dfa.evaluation.metrics import mse_to_psnr, to_uint8
 from nerf_dfa.interop.import_checkpoint import Parser
 from nerf_dfa.nerf.model import inference_settings
@@ -29,6 +29,7 @@ from nerf_dfa.scenes.scene import over_background
 from nerf_dfa.training.devices import choose_device
 
 
+@plain_cautions("measure")
 def main(argv: list[str] | None = None) -> int:
     """Runs the program; returns its exit status: 0, or 2 for a user's mistake (one line)."""
     parser = Parser(prog="measure", description="PSNR of a run on random pixels of its test views.")

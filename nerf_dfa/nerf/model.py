@@ -17,6 +17,7 @@ from nerf_dfa.rendering import OccupancyGrid, RadianceModel, RenderSettings
 from nerf_dfa.scenes import Scene
 from nerf_dfa.scenes.paths import nearest_to_axes
 from nerf_dfa.training.checkpoints import entry, load_weights
+from nerf_dfa.training.precision import Precision, faster_precision
 from nerf_dfa.training.trainer import ModelCodec
 
 # Points that go through a network at once, by field and device. On a CPU the MLP's activations of 8,192 points (8 MB
@@ -24,6 +25,8 @@ from nerf_dfa.training.trainer import ModelCodec
 # large as the grid in every chunk, so few large chunks are better. A GPU wants large batches.
 NETCHUNK = {("mlp", "cpu"): 8192, ("grid", "cpu"): 1 << 16, ("mlp", "cuda"): 1 << 19, ("grid", "cuda"): 1 << 21}
 
+# Points on which precisions are compared.
+PRECISION_POINTS = {"cpu": 1 << 12, "cuda": 1 << 18}
 # Cells of a grid field's occupancy along each axis.
 GRID_OCCUPANCY = 64
 # Points of every cell that are looked at where a trained model's occupancy is made.
@@ -124,6 +127,15 @@ def scene_box(scene: Scene, bound: float | None = None) -> Float[Tensor, "2 3"]:
     centre = nearest_to_axes(scene.cameras.poses[list(scene.split["train"])])
     half = (scene.far - scene.near) / 2 if bound is None else bound
     return torch.stack([centre - half, centre + half])
+
+
+def measured_precision(options: Options, device: torch.device) -> Precision:
+    """What one pass of the options' last network, forward and backward, is faster in on this machine."""
+    with torch.random.fork_rng(enabled=True, devices=[]):
+        field = list(build_model(options, torch.tensor([[-1.0] * 3, [1.0] * 3])).fields.values())[-1].to(device)
+        positions, directions = torch.rand(2, PRECISION_POINTS[device.type], 3) * 2 - 1
+    positions, directions = positions.to(device), directions.to(device)
+    return faster_precision(lambda: field.raw(positions, directions).square().mean().backward(), device)
 
 
 def training_settings(options: Options, device: torch.device) -> RenderSettings:

@@ -142,7 +142,11 @@ class Options:
     lrate_decay: int = option(250, "the learning rate falls tenfold in this many thousand steps; 0: it is constant")
     seed: int = option(0, "seed of weights, feedback and training rays")
     device: str = option("auto", "where to compute", choices=["auto", "cpu", "cuda"])
-    precision: str = option("fp32", "bf16: matrix products in bfloat16 (autocast)", choices=["fp32", "bf16"])
+    precision: str = option(
+        "auto",
+        "of matrix products (autocast); auto: bf16 where a short measurement finds it clearly faster",
+        choices=["auto", "fp32", "bf16"],
+    )
     no_reload: bool = option(False, "start anew even where the run folder has a checkpoint")
     ft_path: str | None = option(None, "checkpoint to start from, where the run folder has none")
     # rendering

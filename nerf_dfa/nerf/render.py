@@ -11,8 +11,8 @@ from typing import NoReturn
 import numpy as np
 import torch
 
-from nerf_dfa.errors import UserError
-from nerf_dfa.nerf.model import inference_settings, occupied_anew
+from nerf_dfa.errors import UserError, plain_cautions
+from nerf_dfa.nerf.model import inference_settings, measured_precision, occupied_anew
 from nerf_dfa.nerf.options import Options, check
 from nerf_dfa.nerf.outputs import (
     Studio,
@@ -29,7 +29,9 @@ from nerf_dfa.scenes.paths import nearest_to_axes
 from nerf_dfa.training.devices import choose_device
 
 # Flags that stand in for the run's own options of the same name.
-OVERRIDES = "datadir testskip chunk netchunk dual occupancy device precision render_factor frames fps".split()
+OVERRIDES = (
+    "datadir testskip chunk netchunk dual occupancy N_importance device precision render_factor frames fps".split()
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -66,13 +68,15 @@ def make_parser() -> Parser:
     parser.add_argument("--netchunk", type=int, help="points through a network at once")
     parser.add_argument("--occupancy", type=int, help="skip samples in empty space, told by a grid of this resolution "
                         "that is made anew; 0: skip none [the run's own]")  # fmt: skip
+    parser.add_argument("--N_importance", type=int, help="samples of the fine network beside the coarse ones")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"])
-    parser.add_argument("--precision", choices=["fp32", "bf16"])
+    parser.add_argument("--precision", choices=["auto", "fp32", "bf16"])
     parser.add_argument("--datadir", help="the scene's folder, if it has moved")
     parser.add_argument("--testskip", type=int, help="render every Nth test view")
     return parser
 
 
+@plain_cautions("render.py")
 def main(argv: list[str] | None = None) -> int:
     """Runs the program; returns its exit status: 0, or 2 for a user's mistake (one line)."""
     try:
@@ -94,8 +98,13 @@ def run(argv: list[str]) -> int:
     trained = load_run(folder, device, args.step)
     options = replace(trained.options, **given)
     check(options)
+    if options.precision == "auto" or (options.precision == "bf16" and "precision" not in given):
+        # What was faster where the run was trained may not be so here.
+        options = replace(options, precision=measured_precision(options, device))
     if options.dual != "none" and trained.model.fine is None:
         raise UserError(f"--dual: {folder} has no fine network (N_importance = 0)")
+    if "N_importance" in given:
+        check_importance(trained, options.N_importance)
     dataset_type = scene_format(options)
     scene = load_run_scene(options, dataset_type)
     if "occupancy" in given:
@@ -115,6 +124,14 @@ def run(argv: list[str]) -> int:
     for line in made:
         print(line)
     return 0
+
+
+def check_importance(trained: Trained, count: int) -> None:
+    """UserError for a number of fine samples that the run's networks cannot have."""
+    if trained.model.fine is None:
+        raise UserError(f"--N_importance: {trained.folder} has no fine network")
+    if count < 1:
+        raise UserError(f"--N_importance {count}: expected at least 1")
 
 
 def _check_read(args: argparse.Namespace) -> None:

@@ -12,13 +12,13 @@ import torch
 from nerf_dfa.errors import UserError
 from nerf_dfa.files import write_text
 from nerf_dfa.interop import nerf_pytorch
-from nerf_dfa.nerf.model import build_model, codec
+from nerf_dfa.nerf.model import build_model, codec, measured_precision
 from nerf_dfa.nerf.options import Options, make_parser, scene_flags, to_text
 from nerf_dfa.rendering import RadianceModel
 from nerf_dfa.scenes import Scene, load_scene
 from nerf_dfa.scenes.load import recognise
 from nerf_dfa.scenes.procedural import write_demo
-from nerf_dfa.training.checkpoints import entry, list_checkpoints, load_checkpoint
+from nerf_dfa.training.checkpoints import list_checkpoints, load_checkpoint, step_of
 
 # Options that may change when a run goes on: they say how long it trains and what it writes, not what it learns.
 MAY_CHANGE = frozenset(
@@ -83,11 +83,19 @@ def check_continues(folder: Path, options: Options) -> None:
     before = read_args(folder)
     for name, value in vars(options).items():
         old = getattr(before, name)
-        if name not in MAY_CHANGE and old != value:
+        if name not in MAY_CHANGE and old not in (value, "auto"):  # another program's run leaves the choice open
             raise UserError(
                 f"{folder} holds a run with {name} = {old}, and this one has {name} = {value}; "
                 f"choose another --expname, or --no_reload to start anew"
             )
+
+
+def settle_precision(options: Options, device: torch.device) -> Options:
+    """The options with precision "auto" settled: as the folder's run has it, else as a measurement finds."""
+    folder = run_folder(options)
+    if options.precision == "auto" and list_checkpoints(folder) and not options.no_reload:
+        options = replace(options, precision=read_args(folder).precision)
+    return options if options.precision != "auto" else replace(options, precision=measured_precision(options, device))
 
 
 def put_aside(folder: Path) -> Path | None:
@@ -165,4 +173,4 @@ def load_run(folder: Path, device: torch.device, step: int | None = None) -> Tra
     model = build_model(options)
     codec(model).load(contents, path)
     seconds = float(contents.get("seconds", 0.0))
-    return Trained(folder, options, model.to(device), int(entry(contents, "global_step", path)), seconds)
+    return Trained(folder, options, model.to(device), step_of(contents, path), seconds)

@@ -10,9 +10,17 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from nerf_dfa.errors import UserError
+from nerf_dfa.errors import UserError, plain_cautions
 from nerf_dfa.evaluation.metrics import to_uint8
-from nerf_dfa.nerf.model import build_model, codec, inference_settings, sample_length, scene_box, training_settings
+from nerf_dfa.nerf.model import (
+    build_model,
+    codec,
+    inference_settings,
+    measured_precision,
+    sample_length,
+    scene_box,
+    training_settings,
+)
 from nerf_dfa.nerf.options import Options, check_read, parse
 from nerf_dfa.nerf.outputs import Studio, make_studio, render_path, render_test_set, write_report
 from nerf_dfa.nerf.run import (
@@ -22,6 +30,7 @@ from nerf_dfa.nerf.run import (
     put_aside,
     run_folder,
     scene_format,
+    settle_precision,
     write_args,
 )
 from nerf_dfa.nerf.task import NerfTask
@@ -39,6 +48,7 @@ LOOK_EVERY, LOOK_AFTER, LOOK_EVERYWHERE, LOOK_SHARE = 16, 100, 400, 0.25
 INTERRUPTED = 130  # exit status of a program that Ctrl-C ended
 
 
+@plain_cautions("train.py")
 def main(argv: list[str] | None = None, default_config: Path | None = None) -> int:
     """Runs the program; returns its exit status: 0, 2 for a user's mistake (one line), 130 when interrupted."""
     try:
@@ -61,6 +71,7 @@ def run(argv: list[str], default_config: Path | None) -> int:
     folder = run_folder(options)
     dataset_type = scene_format(options)
     check_read(options, given, dataset_type)
+    options = settle_precision(options, device)
     if not options.no_reload or options.render_only:
         check_continues(folder, options)
     scene = load_run_scene(options, dataset_type)
@@ -109,7 +120,7 @@ def make_trainer(options: Options, scene: Scene, device: torch.device) -> Traine
         optimizer,
         exponential(options.lrate, options.lrate_decay * 1000),
         torch.Generator(device).manual_seed(options.seed),
-        options.precision,
+        measured_precision(options, device) if options.precision == "auto" else options.precision,
         codec(model),
     )
 
@@ -278,5 +289,5 @@ def _headline(options: Options, scene: Scene, trainer: Trainer, device: torch.de
     start = f", from step {trainer.finished}" if trainer.finished else ""
     return (
         f"{options.expname}: {scene.name} ({views} views of {scene.cameras.width}x{scene.cameras.height}), "
-        f"learning rule {options.learning_rule}, {parameters:,} parameters, {device}{start}"
+        f"learning rule {options.learning_rule}, {parameters:,} parameters, {device} in {options.precision}{start}"
     )

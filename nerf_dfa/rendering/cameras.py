@@ -26,6 +26,8 @@ class Cameras:
     width, height: resolution in pixels.
     lens, distortion: k1, k2, k3, k4, p1, p2 of the lens (see distortion.py); without them it is a pinhole.
     pixel_offset: where in its square, in pixels from the upper left corner, a pixel's ray passes; 0.5 is its centre.
+    ndc_scale: what normalised device coordinates are scaled by (see `rays.to_ndc`), one for all views of a scene; None:
+        `widest` of these cameras, which is not that of a part of them.
     """
 
     poses: Float[Tensor, "views 3 4"]
@@ -35,6 +37,7 @@ class Cameras:
     lens: Lens = "perspective"
     distortion: Float[Tensor, "views 6"] | None = None
     pixel_offset: float = 0.5
+    ndc_scale: tuple[float, float] | None = None
 
     def __len__(self) -> int:
         return self.poses.shape[0]
@@ -57,6 +60,11 @@ class Cameras:
         sx, sy = width / self.width, height / self.height
         scale = self.intrinsics.new_tensor([sx, sy, sx, sy])
         return replace(self, intrinsics=self.intrinsics * scale, width=width, height=height)
+
+    def widest(self) -> tuple[float, float]:
+        """Least focal lengths, across and down, over half the width and half the height: all views lie within."""
+        fx, fy = self.intrinsics[:, :2].amin(0).tolist()
+        return 2 * fx / self.width, 2 * fy / self.height
 
     def with_poses(self, poses: Float[Tensor, "frames 3 4"]) -> Cameras:
         """The first camera's lens at other places, as a camera path needs it."""

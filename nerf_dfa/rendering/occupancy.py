@@ -17,6 +17,8 @@ from torch import Tensor, nn
 OPTICAL_DEPTH = 0.01
 # Share of the running maximum that is left after an update: a cell that has become empty is found so in some 30.
 DECAY = 0.9
+# What rounding may put outside, of a ray that ends on the box's surface; in cells.
+MARGIN = 1e-2
 # Points of one pass through the density when a grid is filled.
 BLOCK = 1 << 16
 
@@ -43,9 +45,9 @@ class OccupancyGrid(nn.Module):
         """Whether there may be something at the positions; outside the box nothing is known, and there may."""
         n = self.resolution
         low, high = self.box
-        cell = ((positions - low) * (n / (high - low))).floor()
-        inside = ((cell >= 0) & (cell < n)).all(-1)
-        x, y, z = cell.clamp(0, n - 1).to(torch.int64).unbind(-1)
+        place = (positions - low) * (n / (high - low))
+        inside = ((place > -MARGIN) & (place < n + MARGIN)).all(-1)
+        x, y, z = place.clamp(0, n - 1).to(torch.int64).unbind(-1)
         return self.occupied.view(-1)[(z * n + y) * n + x] | ~inside
 
     @torch.no_grad()

@@ -67,7 +67,7 @@ def camera_rays(
     origins = pose[..., 3]
     viewdirs = torch.nn.functional.normalize(directions, dim=-1)
     if ndc:
-        origins, directions = to_ndc(origins, directions, fx, fy, cameras.width, cameras.height)
+        origins, directions = to_ndc(origins, directions, cameras.ndc_scale or cameras.widest())
     return Rays(origins, directions, viewdirs, torch.full_like(x, near), torch.full_like(x, far))
 
 
@@ -83,21 +83,22 @@ def image_rays(cameras: Cameras, view: int, near: float, far: float, ndc: bool =
 def to_ndc(
     origins: Float[Tensor, "*batch 3"],
     directions: Float[Tensor, "*batch 3"],
-    fx: Float[Tensor, "*batch"],
-    fy: Float[Tensor, "*batch"],
-    width: int,
-    height: int,
+    scale: tuple[float, float],
     near: float = 1.0,
 ) -> tuple[Float[Tensor, "*batch 3"], Float[Tensor, "*batch 3"]]:
     """Origins and directions in normalised device coordinates (NeRF, appendix C), for cameras that look along -z.
 
     The origin is moved to the plane z = -near first; then t = 0 is that plane and t = 1 infinity.
+
+    scale: focal length over half the width, and over half the height, of the one camera in the origin whose frustum is
+        [-1, 1]^3. It has to be the same for all views of a scene, whatever their own lenses are: another one would put
+        the same point of the world elsewhere.
     """
     t = -(near + origins[..., 2]) / directions[..., 2]
     origins = origins + t[..., None] * directions
     ox, oy, oz = origins.unbind(-1)
     dx, dy, dz = directions.unbind(-1)
-    ax, ay = 2 * fx / width, 2 * fy / height
+    ax, ay = scale
     ndc_origins = torch.stack([-ax * ox / oz, -ay * oy / oz, 1 + 2 * near / oz], dim=-1)
     ndc_directions = torch.stack([-ax * (dx / dz - ox / oz), -ay * (dy / dz - oy / oz), -2 * near / oz], dim=-1)
     return ndc_origins, ndc_directions

@@ -14,7 +14,7 @@ from nerf_dfa.errors import UserError
 from nerf_dfa.rendering.cameras import Cameras
 from nerf_dfa.scenes.images import fit_width, image_shape, load_images
 from nerf_dfa.scenes.scene import Scene, check_bounds
-from nerf_dfa.scenes.tables import file_path, number, read_frames, read_json, transform_matrix
+from nerf_dfa.scenes.tables import check_splits, file_path, number, read_frames, read_json, transform_matrix
 
 SPLITS = ("train", "val", "test")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -23,6 +23,7 @@ SYNTHETIC_BOUNDS = (2.0, 6.0)
 
 
 class _View(NamedTuple):
+    where: str
     name: str
     pose: Float[Tensor, "3 4"]
     angle: float
@@ -50,7 +51,8 @@ def load_blender(
         near, far: bounds of depth; by default the training file's keys "near" and "far", else 2 and 6.
 
     Raises:
-        UserError: a file or key is missing or wrong, named with what was expected.
+        UserError: a file or key is missing or wrong, named with what was expected, or an image stands in two frames of
+            a split or in train and test.
     """
     root = Path(root).expanduser()
     if half_res and image_size is not None:
@@ -65,6 +67,7 @@ def load_blender(
         start = len(views)
         views += _read_views(file, table, 1 if name == "train" else max(testskip, 1))
         split[name] = tuple(range(start, len(views)))
+    check_splits({name: [(views[i].where, root / views[i].name) for i in split[name]] for name in SPLITS})
 
     file, table = tables["train"]
     near = near if near is not None else number(table, "near", file, SYNTHETIC_BOUNDS[0])
@@ -119,8 +122,8 @@ def _read_views(file: Path, table: dict[str, Any], skip: int) -> list[_View]:
     for index in range(0, len(frames), skip):
         where = f"{file}: frame {index}"
         path = file_path(frames[index], where)
-        pose = transform_matrix(frames[index], f"{where} ({path})")
-        views.append(_View(_image_name(path), pose, angle))
+        where = f"{where} ({path})"
+        views.append(_View(where, _image_name(path), transform_matrix(frames[index], where), angle))
     return views
 
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nerf_dfa.errors import UserError
+from nerf_dfa.errors import UserCaution, UserError
 from nerf_dfa.rendering.cameras import Cameras, Lens
 from nerf_dfa.rendering.distortion import check_lens
 from nerf_dfa.scenes.colmap_model import SparseModel, holds_model, read_model
@@ -27,10 +27,16 @@ from nerf_dfa.scenes.scene import Scene, check_bounds
 # llff/poses/pose_utils.py, which writes them to poses_bounds.npy).
 DEPTH_PERCENTILES = (0.1, 99.9)
 RANGE_SPREAD = 2.0  # how many times nearer or further than in the median image it may begin or end
-# NDC has one focal length for all views; those of the cameras may differ by this share of it.
-FOCAL_TOLERANCE = 1e-3
 # Names that a message lists.
 MOST_LISTED = 5
+
+
+class LeftOut(UserCaution):
+    """Images, named relative to the scene's folder, that lie among those of the model without being in it."""
+
+    def __init__(self, message: str, images: Sequence[str]) -> None:
+        super().__init__(message)
+        self.images = tuple(images)
 
 
 class _Placed(NamedTuple):
@@ -67,7 +73,7 @@ def load_colmap(
         root: the scene's folder; its name becomes the scene's.
         factor, image_size: as for `load_llff`; images have the names of the model, with any extension.
         llffhold: hold out every llffhold-th view for testing; 0 holds out the one nearest to their mean.
-        ndc: normalised device coordinates, near 0 and far 1, where cameras look one way and have one focal length;
+        ndc: normalised device coordinates, those of the widest lens, near 0 and far 1, where cameras look one way;
             never where they stand around something. Without, near is 0.9 times the least, far the greatest depth.
         bd_factor: see above; None or 0 keeps the scale of the model. Only read where cameras look one way.
         keep_world: leave poses and scale as the model has them, with +z for up and without NDC.
@@ -83,12 +89,12 @@ def load_colmap(
         raise UserError(f"bd_factor {bd_factor:g}: expected 0 (keep the scale) or more")
     model = _largest_model(root)
     folder, shrink = image_folder(root, factor)
-    names = tuple(f"{folder}/{name}" for name in _match(root / folder, model))
+    names = tuple(f"{folder}/{name}" for name in _match(root, folder, model))
     paths = [root / name for name in names]
 
     cameras = _cameras(model)
     forward = facing(cameras.poses) == "forward"
-    ndc = ndc and forward and not keep_world and _one_focal_length(cameras, model)
+    ndc = ndc and forward and not keep_world
     try:
         if keep_world:
             placed = _kept(model, cameras.poses)
@@ -105,7 +111,7 @@ def load_colmap(
     return Scene(
         name=root.resolve().name,
         images=load_images(paths, size),
-        cameras=replace(cameras, poses=placed.poses.float()).resized(*size),
+        cameras=replace(cameras, poses=placed.poses.float(), ndc_scale=cameras.widest()).resized(*size),
         names=names,
         split=hold_out(placed.poses, llffhold, root),
         near=near,
@@ -135,13 +141,15 @@ def _largest_model(root: Path) -> SparseModel:
         counts = ", ".join(f"{model.folder.name} ({len(model.images)} images)" for model in models)
         warnings.warn(
             f"{root / 'sparse'}: {len(models)} models, {counts}; {largest.folder.name}, which has most images, is read",
+            UserCaution,
             stacklevel=3,
         )
     return largest
 
 
-def _match(folder: Path, model: SparseModel) -> list[str]:
+def _match(root: Path, images: str, model: SparseModel) -> list[str]:
     """The file of each image of the model, relative to the folder; warns of files that the model does not have."""
+    folder = root / images
     files = sorted(
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
@@ -169,11 +177,11 @@ def _match(folder: Path, model: SparseModel) -> list[str]:
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"{model.folder}: two of its images are {folder / twice}, which differ in the extension only")
     if unregistered := [file for file in files if file not in used]:
-        warnings.warn(
+        message = (
             f"{folder}: {len(unregistered)} of {len(files)} images have no pose in {model.folder} and are left out: "
-            f"{_listed(unregistered)}",
-            stacklevel=3,
+            f"{_listed(unregistered)}"
         )
+        warnings.warn(LeftOut(message, [f"{images}/{file}" for file in unregistered]), stacklevel=3)
     return names
 
 
@@ -215,20 +223,6 @@ def _cameras(model: SparseModel) -> Cameras:
     )
     check_lens(cameras, str(model.folder))
     return cameras
-
-
-def _one_focal_length(cameras: Cameras, model: SparseModel) -> bool:
-    """Whether the views can share one NDC space; warns if not."""
-    focal = cameras.intrinsics[:, :2]
-    if ((focal / focal.mean(0) - 1).abs() <= FOCAL_TOLERANCE).all():
-        return True
-    low, high = focal.min().item(), focal.max().item()
-    warnings.warn(
-        f"{model.folder}: cameras have focal lengths from {low:g} to {high:g} pixels, so that NDC, which needs one, "
-        "is not used",
-        stacklevel=3,
-    )
-    return False
 
 
 def _depth_range(model: SparseModel) -> tuple[float, float] | None:

@@ -20,6 +20,7 @@ from torch.nn.functional import normalize
 
 from nerf_dfa.errors import UserError
 from nerf_dfa.rendering.cameras import Cameras
+from nerf_dfa.scenes.colmap import LeftOut
 from nerf_dfa.scenes.frusta import draw_cameras
 from nerf_dfa.scenes.images import image_shape
 from nerf_dfa.scenes.load import FORMATS, load_scene, recognise
@@ -34,7 +35,9 @@ from nerf_dfa.scenes.survey import (
     list_views,
     look_at_images,
     suitable_factor,
+    without_pose,
 )
+from nerf_dfa.scenes.tables import existing_image
 
 # What train.py takes where it is not told.
 DEFAULT_FACTOR = 8
@@ -86,10 +89,14 @@ def inspect_scene(root: Path, dataset_type: str = "auto", shape: str | None = No
                 scene = load_scene(root, name, **options)
             except UserError as error:
                 problems.append(str(error))
-        problems += [str(warning.message) for warning in said]
+        for warning in said:
+            caution = warning.message
+            alone = caution.images if isinstance(caution, LeftOut) else None
+            problems += [str(caution)] if alone is None else [without_pose(root, image) for image in alone]
     listed = [view.name for view in views if view.name is not None]
     if scene is not None:  # the loader knows better where the images are; the lists may have some that it leaves out
-        listed = [*scene.names, *(image for image in listed if (root / image).is_file())]
+        names = [existing_image(root, name, ()) or name for name in scene.names]
+        listed = [*names, *(image for image in listed if (root / image).is_file())]
     pictures, damaged = look_at_images(root, list(dict.fromkeys(listed)))
     problems = list(dict.fromkeys(problems + wrong + damaged))
 

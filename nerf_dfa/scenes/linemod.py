@@ -19,13 +19,23 @@ from nerf_dfa.errors import UserError
 from nerf_dfa.rendering.cameras import Cameras
 from nerf_dfa.scenes.images import IMAGE_SUFFIXES, fit_width, image_shape, load_images
 from nerf_dfa.scenes.scene import Scene, check_bounds
-from nerf_dfa.scenes.tables import file_path, get, number, read_frames, read_json, transform_matrix
+from nerf_dfa.scenes.tables import (
+    check_splits,
+    existing_image,
+    file_path,
+    get,
+    number,
+    read_frames,
+    read_json,
+    transform_matrix,
+)
 
 SPLITS = ("train", "val", "test")
 HOLDS = "frames, near and far"
 
 
 class _View(NamedTuple):
+    where: str
     name: str
     pose: Float[Tensor, "3 4"]
     intrinsics: list[float]
@@ -64,7 +74,8 @@ def load_linemod(
             greatest `far` rounded up, as nerf-pytorch does (of train and test; here of val too).
 
     Raises:
-        UserError: a file or key is missing or wrong, named with what was expected.
+        UserError: a file or key is missing or wrong, named with what was expected, or an image stands in two frames of
+            a split or in train and test.
     """
     root = Path(root).expanduser()
     if half_res and image_size is not None:
@@ -79,6 +90,7 @@ def load_linemod(
         start = len(views)
         views += _read_views(root, file, table, 1 if name == "train" else max(testskip, 1))
         split[name] = tuple(range(start, len(views)))
+    check_splits({name: [(views[i].where, root / views[i].name) for i in split[name]] for name in SPLITS})
 
     depth_range = None
     if near is None or far is None:
@@ -126,16 +138,12 @@ def _read_views(root: Path, file: Path, table: dict[str, Any], skip: int) -> lis
     """Every skip-th frame of one file, checked."""
     frames = read_frames(table, file)
     views: list[_View] = []
-    first_with: dict[str, int] = {}
     for index in range(0, len(frames), skip):
         where = f"{file}: frame {index}"
         path = file_path(frames[index], where)
         where = f"{where} ({path})"
         name = _find_image(root, path, where)
-        first = first_with.setdefault(name, index)
-        if first != index:
-            raise UserError(f"{where}: frame {first} has the same image {root / name}")
-        views.append(_View(name, transform_matrix(frames[index], where), _intrinsics(frames[index], where)))
+        views.append(_View(where, name, transform_matrix(frames[index], where), _intrinsics(frames[index], where)))
     return views
 
 
@@ -160,11 +168,6 @@ def _intrinsics(frame: dict[str, Any], where: str) -> list[float]:
 
 def _find_image(root: Path, path: str, where: str) -> str:
     """The image that a file_path means, relative to the scene's folder or absolute."""
-    parts = Path(path.replace("\\", "/")).parts
-    ends = [Path(*parts[start:]) for start in range(len(parts))] if Path(path).is_absolute() else [Path(*parts)]
-    for end in ends:
-        for suffix in ("", *IMAGE_SUFFIXES):
-            candidate = f"{end.as_posix()}{suffix}"
-            if (root / candidate).is_file():
-                return candidate
+    if name := existing_image(root, path, IMAGE_SUFFIXES):
+        return name
     raise UserError(f"{where}: no such image as {root / path}, also not with {', '.join(IMAGE_SUFFIXES)} added")

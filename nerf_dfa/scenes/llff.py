@@ -7,6 +7,7 @@ nearest and furthest depth that the camera sees.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +49,8 @@ def load_llff(
         root: the scene's folder; its name becomes the scene's.
         factor: how many times smaller than the originals; None, 0 and 1 mean the originals.
         llffhold: hold out every llffhold-th view for testing; 0 holds out the one nearest to their mean.
-        ndc: for normalised device coordinates (forward-facing captures): near 0 and far 1. Else near is 0.9
-            times the least, far the greatest depth.
+        ndc: for normalised device coordinates (forward-facing captures), those of the widest lens: near 0 and far 1.
+            Else near is 0.9 times the least, far the greatest depth.
         spherify: for captures all around an object (see `spherified`); needs ndc off.
         image_size: width in pixels to average the images down to, height in proportion.
         bd_factor: see above; None or 0 keeps the scale of the file.
@@ -145,7 +146,8 @@ def _cameras(poses: Float[Tensor, "n 3 4"], hwf: Float[Tensor, "n 3"], size: tup
     made_height, made_width, focal = hwf.unbind(-1)
     centre = torch.tensor([width / 2, height / 2], dtype=hwf.dtype).expand(len(hwf), 2)
     lengths = torch.stack([focal * width / made_width, focal * height / made_height], dim=-1)
-    return Cameras(poses.float(), torch.cat([lengths, centre], dim=-1).float(), width, height)
+    cameras = Cameras(poses.float(), torch.cat([lengths, centre], dim=-1).float(), width, height)
+    return replace(cameras, ndc_scale=cameras.widest())
 
 
 def hold_out(poses: Float[Tensor, "n 3 4"], llffhold: int, root: Path) -> dict[str, tuple[int, ...]]:

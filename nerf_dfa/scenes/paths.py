@@ -134,7 +134,12 @@ def spiral_path(
 
 
 def focus_depth(depth_range: tuple[float, float]) -> float:
-    """NeRF's depth of focus for spirals: three quarters of the way, in disparity, from 0.9 near to 5 far."""
+    """NeRF's depth of focus for spirals: three quarters of the way, in disparity, from 0.9 near to 5 far.
+
+    A near of 0 says nothing of where the scene begins; the focus is then half way to far.
+    """
+    if depth_range[0] == 0:
+        return 0.5 * depth_range[1]
     near, far = 0.9 * depth_range[0], 5 * depth_range[1]
     return 1 / (0.25 / near + 0.75 / far)
 

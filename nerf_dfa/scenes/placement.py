@@ -29,6 +29,10 @@ FORWARD_MEAN_CONVERGING = 0.95
 LEAST_CONVERGENCE = 1e-3
 # Least length of the mean of the cameras' unit up axes that still is a direction.
 LEAST_UP = 0.05
+# The cameras' right axes define the direction perpendicular to them if they spread in their common plane by at least
+# this much (mean square; 10 degrees to each side of their mean), and this many times as much as out of it.
+LEAST_TURN = 0.01
+LEAST_FLATNESS = 4.0
 # Sparse points hold mistakes of the reconstruction: depths between these quantiles count, with a margin.
 DEPTH_QUANTILES = (0.005, 0.995)
 DEPTH_MARGIN = 1.1
@@ -82,12 +86,12 @@ def facing(poses: Float[Tensor, "n 3 4"]) -> Facing:
 def centred(poses: Float[Tensor, "n 3 4"]) -> World:
     """The world in which a capture from all around is upright, about the origin and of unit size.
 
-    Up, the mean of the cameras' up axes, becomes +z by the least turn; the point nearest to the optical axes becomes
-    the origin; and the root mean square distance of the cameras from it becomes 1, so that bounds, grids and
-    encodings that suit one capture suit the next, whatever its units and however many photographs it has.
+    Up (`upward`) becomes +z by the least turn; the point nearest to the optical axes becomes the origin; and the root
+    mean square distance of the cameras from it becomes 1, so that bounds, grids and encodings that suit one capture
+    suit the next, whatever its units and however many photographs it has.
 
     Raises:
-        ValueError: the axes are parallel, the cameras all stand at one point, or their up axes cancel out.
+        ValueError: the axes are parallel, the cameras all stand at one point, or nothing tells which way is up.
     """
     poses = poses.double()
     z = poses[:, :, 2]
@@ -98,10 +102,28 @@ def centred(poses: Float[Tensor, "n 3 4"]) -> World:
     radius = offsets.square().sum(-1).mean().sqrt().item()
     if radius <= 1e-6 * poses[:, :, 3].abs().max().item():
         raise ValueError("the cameras all stand at one point, so that nothing tells the scene's size")
-    up = poses[:, :, 1].mean(0)
+    return World(_turn_upright(upward(poses)), origin, 1 / radius)
+
+
+def upward(poses: Float[Tensor, "n 3 4"]) -> Float[Tensor, " 3"]:
+    """The unit vector that is up for cameras held level, in float64.
+
+    That is the direction most nearly perpendicular to all their right axes, the one of least sum of (r . up)^2, on the
+    side of their up axes: a level camera may look up or down, and its up axis leans with it, more of them to one side
+    than to the other. Where the right axes hardly turn, or turn all ways, as of cameras that were not held level, it
+    is the mean of the up axes.
+
+    Raises:
+        ValueError: the up axes cancel out.
+    """
+    poses = poses.double()
+    right, up = poses[:, :, 0], poses[:, :, 1].mean(0)
+    spread, axes = torch.linalg.eigh(right.T @ right / len(right))  # in ascending order
+    if spread[1] >= max(LEAST_TURN, LEAST_FLATNESS * spread[0].item()):
+        up = (axes[:, 0] @ up) * axes[:, 0]
     if up.norm() < LEAST_UP:
         raise ValueError("the cameras' up axes point all ways and have no mean")
-    return World(_turn_upright(normalize(up, dim=0)), origin, 1 / radius)
+    return normalize(up, dim=0)
 
 
 def fronted(poses: Float[Tensor, "n 3 4"]) -> World:

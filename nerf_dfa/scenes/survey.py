@@ -21,7 +21,7 @@ from nerf_dfa.errors import UserError
 from nerf_dfa.scenes import images
 from nerf_dfa.scenes.photographs import load_photographs
 from nerf_dfa.scenes.scene import check_pose
-from nerf_dfa.scenes.tables import file_path, read_frames, read_json, transform_matrix
+from nerf_dfa.scenes.tables import existing_image, file_path, read_frames, read_json, transform_matrix
 
 IMAGE_SUFFIXES = (*images.IMAGE_SUFFIXES, ".exr")
 KINDS = {3: "RGB", 4: "RGBA"}
@@ -88,8 +88,13 @@ def look_at_images(root: Path, names: Sequence[str]) -> tuple[dict[str, Picture]
     folders = sorted({str(PurePosixPath(name).parent) for name in names})
     lying = [name for folder in folders for name in images_in(root, root / folder)]
     listed = set(names)
-    problems += [f"{root / n}: an image without a pose" for n in lying if n not in listed and not COMPANIONS.search(n)]
+    problems += [without_pose(root, n) for n in lying if n not in listed and not COMPANIONS.search(n)]
     return pictures, problems
+
+
+def without_pose(root: Path, name: str) -> str:
+    """The line for an image that lies among those of a scene and is not in its lists."""
+    return f"{root / name}: an image without a pose"
 
 
 def suitable_factor(width: int) -> int:
@@ -132,11 +137,11 @@ def _json_views(root: Path, table: Path, problems: list[str]) -> list[View]:
 
 
 def _existing(root: Path, path: str) -> str:
-    """The file that a file_path means, relative to root; where there is none, its likeliest name."""
+    """The file that a file_path means (`existing_image`); where there is none, its likeliest name."""
+    if found := existing_image(root, path, IMAGE_SUFFIXES):
+        return found
     name = PurePosixPath(path.replace("\\", "/")).as_posix()
-    if name.lower().endswith(IMAGE_SUFFIXES):
-        return name
-    return next((name + suffix for suffix in IMAGE_SUFFIXES if (root / (name + suffix)).is_file()), f"{name}.png")
+    return name if name.lower().endswith(IMAGE_SUFFIXES) else f"{name}.png"
 
 
 def _sound(pose: Float[Tensor, "3 4"], where: str, problems: list[str]) -> Float[Tensor, "3 4"] | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from nerf_dfa.errors import UserError
 from nerf_dfa.scenes.scene import check_pose
+
+LONGEST_NAME = 200  # of a file or folder, in characters; systems refuse to look for names of more than 255 bytes
 
 
 def read_json(file: Path, holds: str) -> dict[str, Any]:
@@ -55,12 +58,52 @@ def read_frames(table: dict[str, Any], file: Path) -> list[Any]:
     return frames
 
 
-def file_path(frame: Any, where: str) -> str:
-    """The name of a frame's image; UserError naming `where` if it is missing or no name."""
-    path = get(frame, "file_path", where)
-    if not isinstance(path, str) or not path:
-        raise UserError(f"{where}: file_path is {path!r}; expected the name of an image")
+def file_path(frame: Any, where: str, key: str = "file_path") -> str:
+    """The name of a frame's image; UserError naming `where` if it is missing or no name that a file can have."""
+    path = get(frame, key, where)
+    if not isinstance(path, str) or not path or "\0" in path or max(map(len, path.split("/"))) > LONGEST_NAME:
+        shown = repr(path) if len(repr(path)) < 80 else f"{repr(path)[:80]}..."
+        raise UserError(f"{where}: {key} is {shown}; expected the name of an image")
     return path
+
+
+def existing_image(root: Path, path: str, suffixes: Sequence[str]) -> str | None:
+    """The file that a file_path means, with one of the suffixes added where it has none; None if there is none.
+
+    It is named relative to root, or absolutely where it lies elsewhere. An absolute path that is not there, as in a
+    scene that came from another computer, is looked for in root by as much of its end as is found there.
+    """
+    parts = Path(path.replace("\\", "/")).parts
+    absolute = Path(path).is_absolute() or PureWindowsPath(path).is_absolute()
+    elsewhere = None
+    for start in range(len(parts) if absolute else 1):
+        for suffix in ("", *suffixes):
+            name = f"{Path(*parts[start:]).as_posix()}{suffix}"
+            if not (root / name).is_file():
+                continue
+            if elsewhere is None and Path(name).is_absolute():
+                elsewhere = name
+            elif elsewhere is None or (root / name).samefile(elsewhere):
+                return name
+    return elsewhere
+
+
+def check_distinct(frames: Iterable[tuple[str, Path]]) -> None:
+    """UserError if two frames have the same image; frames: "FILE: frame N (PATH)" and the image of each."""
+    first: dict[Path, str] = {}
+    for where, image in frames:
+        other = first.setdefault(image.resolve(), where)
+        if other != where:
+            raise UserError(f"{where}: the same image as {other.removeprefix(where.partition(': frame ')[0] + ': ')}")
+
+
+def check_splits(splits: dict[str, list[tuple[str, Path]]]) -> None:
+    """`check_distinct` for the frames of each split, and for those of train and test together.
+
+    val may hold views of the others.
+    """
+    check_distinct(splits["train"] + splits["test"])
+    check_distinct(splits["val"])
 
 
 def transform_matrix(frame: dict[str, Any], where: str) -> Float[Tensor, "3 4"]:

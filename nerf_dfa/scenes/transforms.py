@@ -18,6 +18,7 @@ in other axes and are refused.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +27,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nerf_dfa.errors import UserError
+from nerf_dfa.errors import UserCaution, UserError
 from nerf_dfa.rendering.cameras import Cameras, Lens
 from nerf_dfa.rendering.distortion import check_lens
 from nerf_dfa.scenes.images import fit_width
@@ -34,7 +35,7 @@ from nerf_dfa.scenes.intrinsics import read_intrinsics, read_lens
 from nerf_dfa.scenes.photographs import load_photographs, photograph_shape
 from nerf_dfa.scenes.placement import World, depth_bounds, facing, placed, unchanged
 from nerf_dfa.scenes.scene import Scene, check_bounds
-from nerf_dfa.scenes.tables import file_path, number, read_frames, read_json, transform_matrix
+from nerf_dfa.scenes.tables import check_distinct, file_path, number, read_frames, read_json, transform_matrix
 
 FILE = "transforms.json"
 SPLITS = ("train", "val", "test")
@@ -127,21 +128,18 @@ def load_transforms(
 def _read_frames(file: Path, table: dict[str, Any]) -> list[_Frame]:
     """All frames in the order of their images' names, each image there, and there once."""
     frames: list[_Frame] = []
-    first_with: dict[Path, int] = {}
     for index, entry in enumerate(read_frames(table, file)):
         where = f"{file}: frame {index}"
         written = file_path(entry, where)
         where = f"{where} ({written})"
         name = _find_image(file.parent, written, where)
-        first = first_with.setdefault((file.parent / name).resolve(), index)
-        if first != index:
-            raise UserError(f"{where}: frame {first} has the same image; an image may stand in one frame only")
         entries = {key: value for key, value in table.items() if key not in ("frames", "mask_path")} | entry
         for axis in ("x", "y"):  # a frame's own angle of view wins over the file's focal length
             if f"camera_angle_{axis}" in entry and f"fl_{axis}" not in entry:
                 entries.pop(f"fl_{axis}", None)
         mask = _find_mask(file.parent, entries, where)
         frames.append(_Frame(where, _spelled(written), name, mask, transform_matrix(entry, where), entries))
+    check_distinct((frame.where, file.parent / frame.name) for frame in frames)
     return sorted(frames, key=lambda frame: frame.name)
 
 
@@ -164,10 +162,7 @@ def _find_image(root: Path, written: str, where: str) -> str:
 def _find_mask(root: Path, entries: dict[str, Any], where: str) -> Path | None:
     if entries.get("mask_path") is None:
         return None
-    path = entries["mask_path"]
-    if not isinstance(path, str) or not path:
-        raise UserError(f"{where}: mask_path is {path!r}; expected the name of an image")
-    mask = root / _spelled(path)
+    mask = root / _spelled(file_path(entries, where, "mask_path"))
     if not mask.is_file():
         raise UserError(f"{where}: no such mask as {mask}")
     return mask
@@ -188,6 +183,11 @@ def _split(
         test = list(range(0, len(frames), llffhold)) if llffhold else []
         split = {"train": [i for i in range(len(frames)) if i not in test], "val": test, "test": test}
         how = f"llffhold {llffhold} has held out all of the {len(frames)}"
+    if both := set(split["train"]) & set(split["test"]):
+        message = (
+            f"{file}: {len(both)} images are both for training and for testing, {frames[min(both)].name} the first"
+        )
+        warnings.warn(message, UserCaution, stacklevel=3)
     if not split["train"]:
         raise UserError(f"{file}: no frame is left to train on after {how}")
     used = sorted(set().union(*split.values()))

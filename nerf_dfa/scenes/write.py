@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from nerf_dfa.errors import UserError
+from nerf_dfa.errors import UserError, plain_cautions
 from nerf_dfa.rendering.cameras import Cameras
 from nerf_dfa.scenes.load import load_scene
 from nerf_dfa.scenes.scene import Scene
@@ -178,6 +178,7 @@ def _write_images(scene: Scene, folder: Path, views: dict[str, int]) -> None:
         list(pool.map(save, views.items()))
 
 
+@plain_cautions("write")
 def main(argv: list[str] | None = None) -> int:
     """Runs the program; returns its exit status: 0, or 2 for a user's mistake (one line)."""
     parser = argparse.ArgumentParser(prog="python -m nerf_dfa.scenes.write", description=__doc__.partition("\n")[0])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nerf_dfa.errors import UserError
 from nerf_dfa.files import written_whole
@@ -55,6 +55,53 @@ def entry(contents: dict[str, Any], key: str, path: Path) -> Any:
     if key not in contents:
         raise UserError(f"{path} has no entry '{key}'; it holds {', '.join(map(str, contents)) or 'nothing'}")
     return contents[key]
+
+
+def step_of(contents: dict[str, Any], path: Path) -> int:
+    """The number of steps that a checkpoint has been trained for."""
+    step = entry(contents, "global_step", path)
+    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+        raise UserError(f"{path}: global_step is {step!r}; expected a number of steps")
+    return step
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: Any, what: str) -> None:
+    """Loads the state of an optimiser of the same kind for parameters of the same shapes; otherwise a UserError.
+
+    what: the file, for the message.
+    """
+    try:
+        sizes = [len(group["params"]) for group in state["param_groups"]]
+        own_sizes = [len(group["params"]) for group in optimizer.param_groups]
+        if sizes != own_sizes:
+            raise UserError(
+                f"{what}: its optimiser's state is for groups of {_listed(sizes)} parameters, and this model has "
+                f"{_listed(own_sizes)}"
+            )
+        numbers = [number for group in state["param_groups"] for number in group["params"]]
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for place, (number, parameter) in enumerate(zip(numbers, parameters, strict=True)):
+            for name, value in state["state"].get(number, {}).items():
+                # Moments have their parameter's shape; a counter of steps has none.
+                if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
+                    raise UserError(
+                        f"{what}: its optimiser's '{name}' of parameter {place} is {tuple(value.shape)}, and the "
+                        f"parameter {tuple(parameter.shape)}"
+                    )
+        optimizer.load_state_dict(state)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise UserError(f"{what}: its optimiser's state does not fit {type(optimizer).__name__} ({reason})") from error
+    for group in optimizer.param_groups:
+        for key in optimizer.defaults:
+            if key not in group:
+                raise UserError(
+                    f"{what}: its optimiser's state is not one of {type(optimizer).__name__}: it has no '{key}'"
+                )
+
+
+def _listed(sizes: list[int]) -> str:
+    return ", ".join(map(str, sizes)) or "no"
 
 
 def load_weights(module: nn.Module, state: dict[str, Any], what: str) -> None:

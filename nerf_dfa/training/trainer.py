@@ -8,16 +8,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
-from nerf_dfa.training.checkpoints import checkpoint_path, entry, load_checkpoint, save_checkpoint
+from nerf_dfa.training.checkpoints import (
+    checkpoint_path,
+    entry,
+    load_checkpoint,
+    load_optimizer,
+    load_weights,
+    save_checkpoint,
+    step_of,
+)
+from nerf_dfa.training.precision import Precision
 from nerf_dfa.training.schedules import Schedule
 from nerf_dfa.training.task import Task
-
-Precision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ def plain_codec(model: nn.Module) -> ModelCodec:
     """One entry, `model_state_dict`."""
     return ModelCodec(
         lambda: {"model_state_dict": model.state_dict()},
-        lambda contents, path: model.load_state_dict(entry(contents, "model_state_dict", path)),
+        lambda contents, path: load_weights(model, entry(contents, "model_state_dict", path), str(path)),
     )
 
 
@@ -145,11 +152,14 @@ class Trainer:
         """Continues where the checkpoint was.
 
         One without random states, or from another kind of device, keeps the present random states.
+
+        Raises:
+            UserError: the file is damaged, or of another model or optimiser; nothing can go on from here then.
         """
         contents = load_checkpoint(path)
         self.codec.load(contents, path)
-        self.optimizer.load_state_dict(entry(contents, "optimizer_state_dict", path))
-        self.finished = int(entry(contents, "global_step", path))
+        load_optimizer(self.optimizer, entry(contents, "optimizer_state_dict", path), str(path))
+        self.finished = step_of(contents, path)
         self.seconds = float(contents.get("seconds", 0.0))
         if contents.get("generator_device") == self.generator.device.type:
             self.generator.set_state(contents["generator_state"])

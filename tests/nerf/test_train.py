@@ -23,7 +23,7 @@ from nerf_dfa.training.checkpoints import list_checkpoints, load_checkpoint
 ROOT = Path(__file__).parents[2]
 SMALL = (
     "--white_bkgd --netdepth 2 --netwidth 16 --multires 4 --N_samples 8 --N_rand 32 --N_iters 6 --i_weights 4 "
-    "--i_print 2 --i_img 3 --frames 2 --lrate 1e-2 --device cpu"
+    "--i_print 2 --i_img 3 --frames 2 --lrate 1e-2 --device cpu --precision fp32"
 ).split()
 
 
@@ -341,6 +341,13 @@ class TestRender:
             assert render.main(["--run", str(trained), "--out", str(out), "--occupancy", resolution]) == 0
             scores[resolution] = json.loads((out / "metrics.json").read_text())["psnr"]
         assert scores["24"] == pytest.approx(scores["0"], abs=0.05)
+
+    def test_fewer_fine_samples_are_a_choice_of_rendering(self, trained, tmp_path, capsys):
+        flags = ["--run", str(trained), "--out", str(tmp_path), "--N_importance"]
+        assert render.main([*flags, "3"]) == 0
+        assert (tmp_path / "metrics.json").is_file()
+        assert render.main([*flags, "0"]) == 2
+        assert "--N_importance 0" in capsys.readouterr().err
 
     def test_dual_renders_beside_the_plain_views(self, trained, tmp_path):
         assert render.main(["--run", str(trained), "--out", str(tmp_path), "--dual"]) == 0

@@ -135,10 +135,9 @@ def test_ndc_points_of_a_bent_lens_lie_on_its_ndc_rays():
     row, column = torch.randint(0, HEIGHT, (50,)), torch.randint(0, WIDTH, (50,))
     view = torch.zeros(50, dtype=torch.int64)
     world, ndc = (camera_rays(lens, view, row, column, 0.0, 1.0, in_ndc) for in_ndc in (False, True))
-    fx, fy = lens.intrinsics[view, :2].unbind(-1)
     for depth in (1.0, 2.5, 40.0):
         points = world.origins + depth * world.directions
-        at_point, _ = to_ndc(points, world.directions, fx, fy, WIDTH, HEIGHT, near=depth)
+        at_point, _ = to_ndc(points, world.directions, lens.widest(), near=depth)
         # With its near plane through the point, the warp's origin is the point at z = -1; x and y do not depend on it.
         t = 1 - 1 / depth
         torch.testing.assert_close((ndc.origins + t * ndc.directions)[:, :2], at_point[:, :2], rtol=0, atol=1e-5)

@@ -1,6 +1,7 @@
 """Rays against geometry done by hand, and normalised device coordinates against the perspective matrix."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -113,8 +114,8 @@ def perspective(points, near):
 
 
 def ndc_of(origins, directions, near):
-    focal = (torch.full((len(origins),), f, dtype=torch.float64) for f in (FX, FY))
-    o, d = to_ndc(torch.tensor(origins), torch.tensor(directions), *focal, WIDTH, HEIGHT, near)
+    scale = (2 * FX / WIDTH, 2 * FY / HEIGHT)
+    o, d = to_ndc(torch.tensor(origins), torch.tensor(directions), scale, near)
     return o.numpy(), d.numpy()
 
 
@@ -137,6 +138,35 @@ def test_in_ndc_t_runs_from_the_near_plane_to_infinity():
     np.testing.assert_allclose(ndc_origins[:, 2], -1, atol=1e-12)
     far_away = origins + 1e8 * directions
     np.testing.assert_allclose(ndc_origins + ndc_directions, perspective(far_away, 1.0), atol=1e-5)
+
+
+@pytest.mark.parametrize("part", [slice(None), [1, 0]])
+@pytest.mark.parametrize("of_the_scene", [False, True])
+def test_views_of_different_focal_lengths_see_a_point_at_one_place_of_ndc(part, of_the_scene):
+    """Two cameras see one point of the world, each in the middle of a pixel; where it is in NDC is by hand."""
+    point, centre = np.array([0.4, -0.3, -5.0]), np.array([1.1, 0.2, 0.3])
+    turned = np.concatenate([rotation(8, 1), centre[:, None]], axis=1)
+    x, y, z = turned[:, :3].T @ (point - centre)
+    lenses = [
+        [FX, FY, 6.5 - FX * 0.4 / 5, 2.5 - FY * 0.3 / 5],  # the point is in row 2, column 6 of the first view
+        [1.7 * FX, 2.5 * FY, 3.5 - 1.7 * FX * x / -z, 4.5 + 2.5 * FY * y / -z],  # and in row 4, column 3 of the other
+    ]
+    poses = torch.tensor(np.stack([np.eye(3, 4), turned]))
+    cameras = Cameras(poses, torch.tensor(lenses, dtype=torch.float64), WIDTH, HEIGHT)
+    if of_the_scene:
+        wide = Cameras(poses, torch.tensor([[FX, FY, 5, 3]] * 2, dtype=torch.float64), WIDTH, HEIGHT)
+        cameras = replace(cameras, ndc_scale=wide.widest())
+    expected = perspective(point[None], near=1.0)[0]
+    order = [1, 0] if part == [1, 0] else [0, 1]
+    for view, row, column in zip(range(2), *([v[i] for i in order] for v in ([2, 4], [6, 3])), strict=True):
+        rays = one(cameras[part], view, row, column, ndc=True)
+        t = (expected[2] + 1) / 2
+        np.testing.assert_allclose((rays.origins + t * rays.directions)[0], expected, atol=1e-12)
+    if of_the_scene:  # a part of the scene's cameras has the scene's NDC
+        rays = one(cameras[1].resized(2 * WIDTH, 2 * HEIGHT).with_poses(poses[1:]), 0, 9, 7, ndc=True)
+        whole = one(cameras.resized(2 * WIDTH, 2 * HEIGHT), 1, 9, 7, ndc=True)
+        np.testing.assert_allclose(rays.origins, whole.origins, atol=1e-12)
+        np.testing.assert_allclose(rays.directions, whole.directions, atol=1e-12)
 
 
 @pytest.mark.parametrize(

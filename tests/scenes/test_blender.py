@@ -184,6 +184,30 @@ def test_matrix_that_is_no_rotation_says_by_how_much(tmp_path, tables):
     load_blender(root)
 
 
+@pytest.mark.parametrize("spelled", ["train/r_1.png", "./train/../train/r_1", "train/link.png"])
+def test_an_image_may_stand_in_one_frame_only(tmp_path, tables, spelled):
+    root = write(tmp_path, tables)
+    (root / "train" / "link.png").symlink_to("r_1.png")
+
+    def save(split, frame):
+        changed = json.loads(json.dumps(tables[split]))
+        changed["frames"][frame]["file_path"] = spelled
+        (root / f"transforms_{split}.json").write_text(json.dumps(changed))
+
+    save("train", 2)
+    refused(root, f"{root / 'transforms_train.json'}: frame 2 ({spelled}): the same image as frame 1 (./train/r_1)")
+    save("train", 1)
+    save("test", 3)
+    refused(
+        root, f"{root / 'transforms_test.json'}: frame 3 ({spelled}):", f"as {root / 'transforms_train.json'}: frame 1"
+    )
+    save("test", 0)
+    tables["test"]["frames"][0]["file_path"] = "./test/r_0"
+    (root / "transforms_test.json").write_text(json.dumps(tables["test"]))
+    save("val", 1)  # views to watch may be any
+    assert load_blender(root).images[4].equal(load_blender(root).images[1])
+
+
 def test_lego(data):
     root = data / "nerf_synthetic" / "lego"
     if not root.is_dir():

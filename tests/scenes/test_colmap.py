@@ -1,7 +1,7 @@
 """COLMAP models: both forms, poses, lenses, bounds, and damaged files. The writers are the tests' own."""
 
 import struct
-import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from PIL import Image
 
 from nerf_dfa.errors import UserError
 from nerf_dfa.rendering.distortion import project
-from nerf_dfa.rendering.rays import image_rays
+from nerf_dfa.rendering.rays import camera_rays, image_rays
 from nerf_dfa.scenes import load_scene
 from nerf_dfa.scenes.colmap import load_colmap
 from nerf_dfa.scenes.colmap_model import read_model
@@ -401,6 +401,7 @@ def test_images_without_a_pose_are_listed_and_left_out(tmp_path, around):
         scene = load_colmap(root, factor=1)
     assert len(caught) == 1
     assert str(caught[0].message).endswith("more/a.png, zz_0.jpg, zz_1.jpg, zz_2.jpg, zz_3.jpg and 3 more")
+    assert caught[0].message.images == ("images/more/a.png", *(f"images/zz_{i}.jpg" for i in range(7)))
     assert scene.names == tuple(f"images/photo_{i:02}.png" for i in range(10))
 
 
@@ -436,18 +437,26 @@ def test_images_in_folders(tmp_path):
         assert scene.names[:2] == ("images/camera 0/0.png", "images/camera 0/2.png")
 
 
-def test_cameras_with_different_focal_lengths_have_no_ndc(tmp_path, forward):
+def test_cameras_with_different_focal_lengths_share_the_ndc_of_the_widest(tmp_path, forward):
     cameras, images, points = forward
-    cameras = [*cameras, [6, "SIMPLE_PINHOLE", WIDTH, HEIGHT, [62.0, 32.0, 24.0]]]
-    images = [[*images[0][:3], 6, *images[0][4:]], *images[1:]]
+    cameras = [*cameras, [6, "SIMPLE_PINHOLE", WIDTH, HEIGHT, [52.0, 32.0, 24.0]]]
+    images = [*images[:-1], [*images[-1][:3], 6, *images[-1][4:]]]
     root = write_scene(tmp_path, (cameras, images, points))
-    with pytest.warns(UserWarning, match="from 60 to 62 pixels"):
-        scene = load_colmap(root, factor=1)
-    assert not scene.ndc
-    assert scene.near == pytest.approx(0.9 * 4 / 3)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        load_colmap(root, factor=1, ndc=False)
+    scene = load_colmap(root, factor=1)
+    assert scene.ndc
+    assert scene.cameras.ndc_scale == pytest.approx((2 * 52 / WIDTH, 2 * 52 / HEIGHT))
+    # The rays of all views that pass one point of the world pass one point of NDC.
+    views, point = scene.cameras[[0, 1, 8]], torch.tensor([0.2, -0.1, -4.0])
+    assert views.intrinsics[:, 0].tolist() == [52, 60, 60]
+    index = torch.arange(3)
+    pixel, _ = project(views, index, point.expand(3, 3))
+    # Each lens is shifted so that the point is seen in the middle of the pixel at row 20, column 30.
+    shift = torch.cat([torch.zeros(3, 2), torch.tensor([30.5, 20.5]) - pixel], dim=1)
+    views = replace(views, intrinsics=views.intrinsics + shift)
+    rays = camera_rays(views, index, torch.full((3,), 20), torch.full((3,), 30), 0.0, 1.0, ndc=True)
+    t = 1 + 1 / point[2]
+    expected = [2 * 52 / WIDTH * 0.2 / 4, 2 * 52 / HEIGHT * -0.1 / 4, -1 + 2 * 3 / 4]
+    np.testing.assert_allclose(rays.origins + t * rays.directions, [expected] * 3, atol=1e-5)
 
 
 def test_one_size_and_one_kind_of_lens(tmp_path, around):

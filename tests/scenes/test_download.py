@@ -391,6 +391,24 @@ def test_an_archive_from_elsewhere(server, toy, tmp_path):
     assert server.ranges == []
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "word"),
+    [("../../evil", b"1", "leads out"), ("toy/one/sign.json", bytes(3_000_000), "zip bomb")],
+)
+def test_the_program_refuses_a_hostile_archive_in_one_line(toy, tmp_path, monkeypatch, capsys, name, content, word):
+    monkeypatch.setitem(COLLECTIONS, "toy", toy._replace(sha256=None, size=None))
+    entry = zipfile.ZipInfo("x")
+    entry.filename, entry.compress_type = name, zipfile.ZIP_DEFLATED
+    file = tmp_path / "hostile.zip"
+    file.write_bytes(zipped([("toy/two/sign.json", "{}"), (entry, content)]))
+    assert main(["toy", "--into", str(tmp_path / "in" / "scenes"), "--archive", str(file)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("download: error: ")
+    assert repr(name) in line or "bytes" in line
+    assert word in line
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path != file]
+
+
 def test_a_folder_that_cannot_be_written(toy, tmp_path, capsys):
     (tmp_path / "file").write_text("not a folder")
     assert main(["toy", "--into", str(tmp_path / "file")]) == 2

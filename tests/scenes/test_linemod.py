@@ -1,6 +1,7 @@
 """LINEMOD scenes as nerf-pytorch reads them: frames with an intrinsic_matrix, near and far in the files."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -103,6 +104,7 @@ def test_size_and_testskip(tmp_path):
         lambda root, name: f"./{name.removesuffix('.jpg')}",
         lambda root, name: f"/home/someone/data/duck/{name}",
         lambda root, name: f"/home/someone/data/duck/{name}".removesuffix(".jpg"),
+        lambda root, name: f"C:\\data\\duck\\{name}".replace("/", "\\"),
     ],
 )
 def test_file_paths(tmp_path, path):
@@ -157,7 +159,7 @@ def test_missing_files_are_named(tmp_path):
         (lambda t: t["frames"][1]["intrinsic_matrix"][0].__setitem__(2, float("nan")), ["frame 1", "3 finite"]),
         (lambda t: t["frames"][1]["transform_matrix"][0].__setitem__(0, 2), ["frame 1", "not a rotation"]),
         (lambda t: t["frames"][1]["transform_matrix"][0].__setitem__(3, float("nan")), ["frame 1", "not finite"]),
-        (lambda t: t["frames"].append(t["frames"][1]), ["frame 4", "frame 1 has the same image"]),
+        (lambda t: t["frames"].append(t["frames"][1]), ["frame 4", "the same image as frame 1"]),
     ],
 )
 def test_wrong_entries_are_named(tmp_path, spoil, words):
@@ -168,6 +170,31 @@ def test_wrong_entries_are_named(tmp_path, spoil, words):
             save(root, split, tables[split] | {"far": -3, "near": -5})
     save(root, "train", tables["train"])
     refused(root, root / "transforms_train.json", *words)
+
+
+def test_an_image_may_not_stand_in_train_and_test(tmp_path):
+    root, tables = write(tmp_path)
+    tables["val"]["frames"][0]["file_path"] = tables["train"]["frames"][0]["file_path"]
+    save(root, "val", tables["val"])
+    load_linemod(root)
+    tables["test"]["frames"][3]["file_path"] = "train/002"
+    save(root, "test", tables["test"])
+    refused(root, f"{root / 'transforms_test.json'}: frame 3 (train/002)", f"{root / 'transforms_train.json'}: frame 2")
+
+
+def test_absolute_paths_into_the_folder_are_relative_to_it(tmp_path, monkeypatch):
+    root, _ = write(tmp_path / "duck")
+    assert load_linemod(root).names[5] == "val/001.jpg"
+    (tmp_path / "link").symlink_to(root)
+    assert load_linemod(tmp_path / "link").names[5] == "val/001.jpg"
+    monkeypatch.chdir(tmp_path)
+    assert load_linemod("duck").names[5] == "val/001.jpg"
+    elsewhere, _ = write(tmp_path / "other", path=lambda _, name: str(root / name))
+    shutil.rmtree(elsewhere / "val")
+    # Those that lie elsewhere stay as they are written.
+    assert load_linemod(elsewhere).names[3:6] == tuple(
+        str(root / n) for n in ("train/003.jpg", "val/000.jpg", "val/001.jpg")
+    )
 
 
 def test_cut_json_and_mixed_images(tmp_path):

@@ -133,6 +133,15 @@ def test_nearest_depth_is_scaled_to_one_over_bd_factor(tmp_path):
     refused(root, "bd_factor -1", bd_factor=-1.0)
 
 
+def test_ndc_is_that_of_the_widest_lens(tmp_path):
+    table = forward_table()
+    table[3, 14], table[5, 14] = 48.0, 75.0
+    scene = load_llff(write(tmp_path, table))
+    assert scene.cameras.intrinsics[[2, 3, 5], 0].tolist() == [7.5, 6.0, 9.375]
+    expected = (2 * 48 / WIDTH, 2 * 48 / HEIGHT)
+    assert scene.cameras.ndc_scale == scene.cameras[5].ndc_scale == pytest.approx(expected)
+
+
 def test_bounds_without_ndc(tmp_path):
     root = write(tmp_path, forward_table())
     scene = load_llff(root, ndc=False)

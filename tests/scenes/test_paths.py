@@ -164,6 +164,13 @@ def test_focus_depth():
     # A quarter of the disparity of 0.9 near and three quarters of that of 5 far.
     assert focus_depth((1.0, 4.0)) == pytest.approx(1 / (0.25 / 0.9 + 0.75 / 20))
     assert focus_depth((1.0, math.inf)) == pytest.approx(3.6)
+    assert focus_depth((0.0, 6.0)) == 3.0
+
+
+def test_a_spiral_through_a_scene_that_begins_at_depth_0():
+    path = make_path("spiral", to_scene(wall(), near=0.0, far=6.0), 6)
+    average = average_pose(wall())
+    assert_looks_at(path.double(), average[:, 3] - 3.0 * average[:, 2])
 
 
 def test_spiral_is_that_of_nerf():

@@ -9,7 +9,7 @@ import torch
 
 from nerf_dfa.scenes.llff import load_llff
 from nerf_dfa.scenes.paths import look_at
-from nerf_dfa.scenes.placement import World, centred, depth_bounds, facing, fronted, placed, unchanged
+from nerf_dfa.scenes.placement import World, centred, depth_bounds, facing, fronted, placed, unchanged, upward
 
 DOUBLE = torch.float64
 
@@ -64,14 +64,13 @@ def test_a_world_is_the_similarity_that_it_says():
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 300.0])
 def test_a_capture_from_around_is_found_wherever_it_is(scale):
     poses = around(wobble=15.0)
-    away, _, shift = moved(poses, scale)
+    away, turn, shift = moved(poses, scale)
     world = centred(away)
     np.testing.assert_allclose(world.origin, shift, atol=1e-9 * scale)
     assert world.scale == pytest.approx(1 / (5 * scale))
     found = world.poses(away)
     assert found[:, :, 3].square().sum(-1).mean().item() == pytest.approx(1)
-    up = torch.nn.functional.normalize(found[:, :, 1].mean(0), dim=0)
-    np.testing.assert_allclose(up, [0, 0, 1], atol=1e-12)
+    np.testing.assert_allclose(world.rotation.numpy() @ turn @ [0, 0, 1], [0, 0, 1], atol=1e-12)
     np.testing.assert_allclose(found[:, :, :3].mT @ found[:, :, :3], torch.eye(3).expand(24, 3, 3), atol=1e-12)
     assert (torch.linalg.det(found[:, :, :3]) > 0).all()
     # What is left free is the turn about +z.
@@ -87,6 +86,54 @@ def test_an_upright_ring_is_not_turned_and_one_upside_down_is():
     world = centred(torch.cat([over @ poses[:, :, :3], over @ poses[:, :, 3:]], dim=-1))
     assert (world.rotation @ vector(0, 0, -1)).tolist() == pytest.approx([0, 0, 1])
     assert torch.linalg.det(world.rotation).item() == pytest.approx(1)
+
+
+def degrees_between(a, b):
+    return math.degrees(math.atan2(torch.linalg.cross(a, b).norm().item(), (a @ b).item()))
+
+
+def patches(seed, count=60, roll=0.0, half_turn=math.pi):
+    """Level cameras, more of them on one side, most of them high; with a roll of so many degrees (normal)."""
+    generator = np.random.default_rng(seed)
+    poses = []
+    for _ in range(count):
+        azimuth = half_turn * (2 * generator.random() ** 2 - 1)
+        height = math.radians(generator.uniform(10, 85))
+        direction = vector(math.cos(azimuth) * math.cos(height), math.sin(azimuth) * math.cos(height), math.sin(height))
+        pose = look_at(3 * direction, 0.3 * torch.tensor(generator.normal(size=3)), vector(0, 0, 1))
+        c, s = (f(math.radians(roll) * generator.normal()) for f in (math.cos, math.sin))
+        poses.append(
+            torch.cat([pose[:, :3] @ torch.tensor([[c, -s, 0], [s, c, 0], [0, 0, 1]]).double(), pose[:, 3:]], 1)
+        )
+    return torch.stack(poses)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_up_is_found_of_cameras_that_stand_more_on_one_side(seed):
+    for poses, most in ((patches(seed), 1e-6), (patches(seed, roll=2.0), 1.0), (patches(seed, half_turn=0.6), 1e-6)):
+        away, turn, _ = moved(poses, 7.0)
+        up = torch.tensor(turn) @ vector(0, 0, 1)
+        assert degrees_between(upward(away), up) < most
+        mean = torch.nn.functional.normalize(away[:, :, 1].mean(0), dim=0)
+        assert degrees_between(mean, up) > 10  # what the mean of the up axes would be
+        assert degrees_between(centred(away).rotation @ up, vector(0, 0, 1)) < most
+
+
+def test_up_is_the_mean_where_right_axes_do_not_tell():
+    def mean(poses):
+        return torch.nn.functional.normalize(poses[:, :, 1].mean(0), dim=0)
+
+    overhead = []  # in an arc over the top of what they look at: one right axis for all
+    for a in np.linspace(-0.9, 0.7, 9):
+        centre, up = vector(0, math.sin(a), math.cos(a)), vector(0, math.cos(a), -math.sin(a))
+        overhead.append(look_at(centre, vector(0, 0, 0), up))
+    overhead = torch.stack(overhead)
+    assert (overhead[:, :, 0] - overhead[0, :, 0]).abs().max() < 1e-12
+    torch.testing.assert_close(upward(overhead), mean(overhead))
+    rolled = patches(0, roll=50.0)
+    torch.testing.assert_close(upward(rolled), mean(rolled))
+    narrow = arc(4)  # a little roll in it would turn the direction a lot
+    torch.testing.assert_close(upward(narrow), mean(narrow))
 
 
 def test_degenerate_captures_have_no_centre():
@@ -197,9 +244,8 @@ def test_lego(data):
         world = centred(poses)
         np.testing.assert_allclose(world.origin, 0, atol=1e-5)
         assert 1 / world.scale == pytest.approx(4.0311, abs=1e-3)
-        assert world.rotation[2, 2].item() > math.cos(
-            math.radians(5)
-        )  # it is upright already, but for its photographer
+        assert degrees_between(upward(poses), vector(0, 0, 1)) < 0.01  # it is upright already
+        assert world.rotation[2, 2].item() > math.cos(math.radians(0.01))
         assert depth_bounds(poses) == pytest.approx((2, 6), abs=0.05)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nerf_dfa.errors import UserError
+from nerf_dfa.errors import UserCaution, UserError
 from nerf_dfa.nerf.options import scene_flags
 from nerf_dfa.rendering.distortion import project
 from nerf_dfa.rendering.rays import camera_rays, image_rays
@@ -207,8 +207,9 @@ def test_the_split_of_the_file(tmp_path):
     lists.pop("test_filenames")
     assert split(**lists) == {"train": [0, 2, 3, 4, 5], "val": [1], "test": [1]}
     assert split(train_filenames=names[:3]) == {"train": [0, 1, 2], "val": [], "test": []}
-    split(train_filenames=names[:2], test_filenames=names[1:3])
-    assert len(load_transforms(root).images) == 3
+    with pytest.warns(UserCaution, match=r"1 images are both for training and for testing, images/001.png the first"):
+        both = split(train_filenames=names[:2], test_filenames=names[1:3])
+    assert both == {"train": [0, 1], "val": [1, 2], "test": [1, 2]}
 
 
 def test_every_nth_frame_is_held_out(tmp_path):
@@ -323,7 +324,7 @@ def change(key, value):
         (change("file_path", ""), ["frame 1", "file_path"]),
         (change("file_path", "images/9"), ["frame 1 (images/9)", "no such image", ".png, .jpg"]),
         (change("file_path", "images/9.png"), ["frame 1 (images/9.png)", "no such image"]),
-        (change("file_path", "./images/000"), ["frame 1 (./images/000)", "frame 0", "same image"]),
+        (change("file_path", "./images/000"), ["frame 1 (./images/000)", "same image as frame 0"]),
         (lambda t: t["frames"][1].pop("transform_matrix"), ["frame 1 (images/001.png)", "transform_matrix", "missing"]),
         (lambda t: t["frames"][1]["transform_matrix"].pop(), ["frame 1", "4 rows of 4"]),
         (lambda t: t["frames"][1]["transform_matrix"][0].__setitem__(3, math.nan), ["frame 1", "not finite"]),

@@ -56,7 +56,7 @@ def trained(form: str, folder, steps: int):
     options = Options(
         datadir=str(folder), dataset_type=form, white_bkgd=True, field="grid", grid_min=4, grid_max=8, grid_levels=2
     )
-    options = replace(options, N_samples=12, N_rand=64, N_iters=steps, lrate=1e-2, bound=1.5, **given)
+    options = replace(options, precision="fp32", N_samples=12, N_rand=64, N_iters=steps, lrate=1e-2, bound=1.5, **given)
     loaded = load_run_scene(options, form)
     trainer = train.make_trainer(options, loaded, torch.device("cpu"))
     batch = trainer.task.batch(1, torch.Generator().manual_seed(5))

@@ -147,6 +147,51 @@ def test_files_that_are_no_checkpoints_are_named_in_one_line(tmp_path, kind):
     assert not os.path.exists("/tmp/nerf_dfa_was_here")
 
 
+def sgd(contents, momentum):
+    model = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=momentum)
+    model(torch.ones(1)).sum().backward()
+    optimizer.step()
+    contents["optimizer_state_dict"] = optimizer.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda c: c["optimizer_state_dict"]["param_groups"][0]["params"].pop(), "groups of 1 parameters.* has 2$"),
+        (lambda c: c["optimizer_state_dict"]["param_groups"].clear(), "groups of no parameters.* has 2$"),
+        (
+            lambda c: c["optimizer_state_dict"]["param_groups"].append({"params": [2]}),
+            "groups of 2, 1 parameters.* has 2$",
+        ),
+        (
+            lambda c: c["optimizer_state_dict"]["state"][1].update(exp_avg_sq=torch.zeros(3)),
+            r"'exp_avg_sq' of parameter 1 is \(3,\), and the parameter \(1,\)$",
+        ),
+        (lambda c: c["optimizer_state_dict"]["state"][0].pop("step"), r"does not fit Adam \(KeyError: 'step'\)$"),
+        (lambda c: c["optimizer_state_dict"].pop("state"), "does not fit Adam"),
+        (lambda c: c["optimizer_state_dict"].update(state=5), "does not fit Adam"),
+        (lambda c: c.update(optimizer_state_dict=[1]), "does not fit Adam"),
+        (lambda c: c.pop("optimizer_state_dict"), "no entry 'optimizer_state_dict'"),
+        (lambda c: sgd(c, momentum=0.9), "does not fit Adam"),
+        (lambda c: sgd(c, momentum=0.0), "not one of Adam: it has no 'betas'$"),
+        (lambda c: c["model_state_dict"].pop("bias"), "another architecture: it has no 'bias'"),
+        (lambda c: c.update(global_step="many"), "global_step is 'many'"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_named_in_one_line(tmp_path, spoil, message):
+    trainer = make_trainer()
+    trainer.run(3)
+    path = trainer.save(tmp_path)
+    make_trainer().load(path)
+    contents = load_checkpoint(path)
+    spoil(contents)
+    torch.save(contents, path)
+    with pytest.raises(UserError, match=rf"^\S+/000003\.tar.*{message}") as caught:
+        make_trainer().load(path)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("other", "message"),
     [

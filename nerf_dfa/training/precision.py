@@ -1,0 +1,33 @@
+"""Which precision matrix products run in, chosen by measurement."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+
+Precision = Literal["fp32", "bf16"]
+
+# bf16 has to be so many times as fast; less would not be worth its rounding, and would vary from time to time.
+GAIN = 1.2
+ROUNDS = 4
+
+
+def faster_precision(work: Callable[[], object], device: torch.device) -> Precision:
+    """ "bf16" where `work` under autocast is clearly faster than in fp32, on this very machine; else "fp32".
+
+    Some CPUs multiply in bfloat16 (AVX512-BF16, AMX) and some only imitate it; small layers gain nothing anywhere.
+    work: what is repeated, such as a forward and a backward pass. The two take turns, and the least time counts.
+    """
+    best = {"fp32": float("inf"), "bf16": float("inf")}
+    for _ in range(ROUNDS + 1):  # the slow first ones are never the least
+        for name in best:
+            start = time.perf_counter()
+            with torch.autocast(device.type, torch.bfloat16, enabled=name == "bf16"):
+                work()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            best[name] = min(best[name], time.perf_counter() - start)
+    return "bf16" if best["fp32"] > GAIN * best["bf16"] else "fp32"
