@@ -6,7 +6,7 @@ sample in it, or in a cell beside it, could take more than OPTICAL_DEPTH of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -43,12 +43,28 @@ class OccupancyGrid(nn.Module):
 
     def contains(self, positions: Float[Tensor, "*batch 3"]) -> Bool[Tensor, "*batch"]:
         """Whether there may be something at the positions; outside the box nothing is known, and there may."""
+        return self._look(positions.unbind(-1))
+
+    def along(
+        self,
+        origins: Float[Tensor, "rays 3"],
+        directions: Float[Tensor, "rays 3"],
+        t: Float[Tensor, "rays samples"],
+    ) -> Bool[Tensor, "rays samples"]:
+        """The same at depths t of the rays."""
+        return self._look(o[:, None] + t * d[:, None] for o, d in zip(origins.T, directions.T, strict=True))
+
+    def _look(self, axes: Iterable[Float[Tensor, "*batch"]]) -> Bool[Tensor, "*batch"]:
+        """The same at places given by x, y and z apart: passes over whole tensors are faster than over threes."""
         n = self.resolution
-        low, high = self.box
-        place = (positions - low) * (n / (high - low))
-        inside = ((place > -MARGIN) & (place < n + MARGIN)).all(-1)
-        x, y, z = place.clamp(0, n - 1).to(torch.int64).unbind(-1)
-        return self.occupied.view(-1)[(z * n + y) * n + x] | ~inside
+        inside, index = [], []
+        for x, low, high, step in zip(axes, *self.box, (1, n, n * n), strict=True):
+            place = (x - low) * (n / (high - low))
+            inside.append((place > -MARGIN) & (place < n + MARGIN))
+            index.append(place.clamp(0, n - 1).to(torch.int32) * step)
+        row = index[0] + index[1] + index[2]
+        occupied = self.occupied.view(-1).index_select(0, row.view(-1)).view_as(row)
+        return occupied | ~(inside[0] & inside[1] & inside[2])
 
     @torch.no_grad()
     def update(self, density: Density, length: float, generator: torch.Generator, share: float = 1.0) -> None:

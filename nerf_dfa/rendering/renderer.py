@@ -157,7 +157,7 @@ def see(
     if model.occupancy is None:
         sigma, rgb = activate([query(field, rays, t, settings.netchunk) for field in fields])
         return composite(sigma, rgb, t, delta, far, settings.background)
-    occupied = model.occupancy.contains(rays.origins[:, None] + t[..., None] * rays.directions[:, None])
+    occupied = model.occupancy.along(rays.origins, rays.directions, t)
     occupied &= hits[:, None]
     if settings.opaque_end:
         occupied[:, -1] = hits  # it stands for all that lies behind

@@ -168,3 +168,12 @@ def test_an_opaque_end_is_always_looked_at(grad):
     hits = hits.near < hits.far
     assert 0 < hits.sum() < 256 or hits.all()
     torch.testing.assert_close(seen.opacity, hits.float(), rtol=0, atol=1e-4)
+
+
+def test_along_rays_it_says_the_same_as_of_points():
+    grid = OccupancyGrid(torch.tensor([[-1.0, -2.0, 0.0], [1.0, 2.0, 3.0]]), 5)
+    grid.occupied.copy_(torch.rand(5, 5, 5) > 0.5)
+    origins, directions, t = torch.randn(40, 3), torch.randn(40, 3), torch.rand(40, 7) * 2
+    points = origins[:, None] + t[..., None] * directions[:, None]
+    assert torch.equal(grid.along(origins, directions, t), grid.contains(points))
+    assert grid.contains(points).float().mean() < 1
