@@ -85,7 +85,8 @@ def test_the_command_line_wins_over_the_file(tmp_path):
     assert {"N_rand", "N_samples"} <= given
 
 
-SCENE_CONFIGS = sorted(set(CONFIGS.rglob("*.txt")) - set(CONFIGS.glob("learning/*")))
+OTHER_PROGRAMS = (set(CONFIGS.glob("learning/*")), set(CONFIGS.glob("graph/*")))
+SCENE_CONFIGS = sorted(set(CONFIGS.rglob("*.txt")).difference(*OTHER_PROGRAMS))
 
 
 @pytest.mark.parametrize("path", SCENE_CONFIGS, ids=lambda p: str(p.relative_to(CONFIGS)))
