@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -9,11 +11,18 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nerf_dfa.learning import Tape
+
 DensityActivation = Literal["softplus", "relu"]
+Activation = Literal["relu", "tanh", "silu", "sine"]
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "silu": F.silu, "sine": torch.sin}
 
 # With softplus(raw - 2) a new field is a thin fog (density 0.13 where raw = 0) that every ray passes and learns
 # from; with ReLU about one run in three starts with zero density everywhere, and stays there.
 SOFTPLUS_SHIFT = 2.0
+# Of a new field that `start_at` prepares, in 1 / scene unit.
+START_DENSITY = 0.1
 
 
 def density(raw: Float[Tensor, "*batch"], activation: DensityActivation) -> Float[Tensor, "*batch"]:
@@ -21,6 +30,11 @@ def density(raw: Float[Tensor, "*batch"], activation: DensityActivation) -> Floa
     if activation == "softplus":
         return F.softplus(raw - SOFTPLUS_SHIFT)
     return F.relu(raw)
+
+
+def raw_density(density: float, activation: DensityActivation) -> float:
+    """The raw output that gives this density (above 0): the inverse of `density`."""
+    return SOFTPLUS_SHIFT + math.log(math.expm1(density)) if activation == "softplus" else density
 
 
 class Field(nn.Module):
@@ -48,6 +62,25 @@ class Field(nn.Module):
         """
         raise NotImplementedError
 
+    def heads(self) -> list[nn.Linear]:
+        """The layers at the top, which have their exact gradient under every rule."""
+        raise NotImplementedError
+
+    def output_biases(self) -> tuple[Float[Tensor, " 3"], Float[Tensor, " 1"]]:
+        """The biases of colour and density, part of the parameters, for `start_at` to write to."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def start_at(self, colour: Float[Tensor, " 3"]) -> None:
+        """Makes a new field a fog of this colour in (0, 1) and of density START_DENSITY, but for what its weights add.
+
+        From biases near zero every pixel's error begins with the same large part, which all must learn first. Under
+        feedback that is linear in the error it moves all hidden units together, and much of their use is lost.
+        """
+        colours, sigma = self.output_biases()
+        colours.copy_(torch.logit(colour))
+        sigma.fill_(raw_density(START_DENSITY, self.density_activation))
+
     def activate(
         self, raw: Float[Tensor, "*batch 4"], noise: Float[Tensor, "*batch"] | None = None
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch 3"]]:
@@ -60,6 +93,11 @@ class Field(nn.Module):
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch 3"]]:
         """Density (1 / scene unit) and colour in [0, 1] at the positions, seen along the directions."""
         return self.activate(self.raw(positions, directions))
+
+
+def activated(tape: Tape, z: Float[Tensor, "*batch n"], activation: Activation) -> Float[Tensor, "*batch n"]:
+    """A hidden layer's activation and its feedback point; may overwrite z."""
+    return tape.relu_(z) if activation == "relu" else tape.hidden(ACTIVATIONS[activation](z))
 
 
 def joint_linear(

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nerf_dfa.fields.encodings import encoded_width, positional_encoding
-from nerf_dfa.fields.field import DensityActivation, Field, joint_linear
+from nerf_dfa.fields.field import Activation, DensityActivation, Field, activated, joint_linear
 from nerf_dfa.fields.grids import FeatureGrids
 from nerf_dfa.learning import make_rule
 
@@ -40,11 +40,13 @@ class GridField(Field):
         grid_gradient: GridGradient = "feedback",
         learning_rule: str = "bp",
         density_activation: DensityActivation = "softplus",
+        activation: Activation = "relu",
         rule_options: dict | None = None,
     ) -> None:
         super().__init__(density_activation, box.clone())
         self.direction_frequencies = direction_frequencies
         self.grid_gradient = grid_gradient
+        self.activation: Activation = activation
         self.grids = FeatureGrids(resolutions, features, depth, log2_table)
         self.density_hidden = nn.Linear(self.grids.width, width)
         self.density_head = nn.Linear(width, 1)
@@ -52,6 +54,12 @@ class GridField(Field):
         self.colour_head = nn.Linear(width, 3)
         hidden = [self.grids.width] * (grid_gradient == "feedback") + [width, width]
         self.rule = make_rule(learning_rule, 4, hidden, **(rule_options or {})).prepare(self)
+
+    def heads(self) -> list[nn.Linear]:
+        return [self.colour_head, self.density_head]
+
+    def output_biases(self) -> tuple[Float[Tensor, " 3"], Float[Tensor, " 1"]]:
+        return self.colour_head.bias, self.density_head.bias
 
     def raw(
         self, positions: Float[Tensor, "*batch 3"], directions: Float[Tensor, "*#batch 3"]
@@ -61,8 +69,8 @@ class GridField(Field):
         features = self.grids((positions - low) / (high - low) * 2 - 1)
         if self.grid_gradient == "feedback":
             features = tape.hidden(features)
-        hidden = tape.relu_(self.density_hidden(features))
+        hidden = activated(tape, self.density_hidden(features), self.activation)
         sigma = self.density_head(hidden)
         encoded = positional_encoding(directions, self.direction_frequencies)
-        hidden = tape.relu_(joint_linear(self.colour_hidden, hidden, encoded))
+        hidden = activated(tape, joint_linear(self.colour_hidden, hidden, encoded), self.activation)
         return tape.output(torch.cat([self.colour_head(hidden), sigma], dim=-1)).float()

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nerf_dfa.fields.encodings import encoded_width, positional_encoding
-from nerf_dfa.fields.field import DensityActivation, Field, joint_linear
+from nerf_dfa.fields.field import Activation, DensityActivation, Field, activated, joint_linear
 from nerf_dfa.learning import make_rule
 
 SKIP_AFTER = 4  # the encoded position is read again by the layer after this one (counted from 0)
@@ -37,6 +37,7 @@ class MLPField(Field):
         use_viewdirs: bool = True,
         learning_rule: str = "bp",
         density_activation: DensityActivation = "softplus",
+        activation: Activation = "relu",
         rule_options: dict | None = None,
         linear_first: bool = False,
         feature_relu: bool = False,
@@ -47,6 +48,7 @@ class MLPField(Field):
         self.direction_frequencies = direction_frequencies
         self.use_viewdirs = use_viewdirs
         self.width = width
+        self.activation: Activation = activation
         self.linear_first = linear_first
         self.feature_relu = feature_relu
         encoded = encoded_width(3, position_frequencies)
@@ -65,6 +67,14 @@ class MLPField(Field):
             self.output_linear = nn.Linear(width, 4)
         self.rule = make_rule(learning_rule, 4, hidden, **(rule_options or {})).prepare(self)
 
+    def heads(self) -> list[nn.Linear]:
+        return [self.rgb_linear, self.alpha_linear] if self.use_viewdirs else [self.output_linear]
+
+    def output_biases(self) -> tuple[Float[Tensor, " 3"], Float[Tensor, " 1"]]:
+        if not self.use_viewdirs:
+            return self.output_linear.bias[:3], self.output_linear.bias[3:]
+        return self.rgb_linear.bias, self.alpha_linear.bias
+
     def raw(
         self, positions: Float[Tensor, "*batch 3"], directions: Float[Tensor, "*#batch 3"]
     ) -> Float[Tensor, "*batch 4"]:
@@ -72,15 +82,14 @@ class MLPField(Field):
         encoded = positional_encoding(positions, self.position_frequencies)
         x = encoded
         for i, layer in enumerate(self.pts_linears):
-            point = tape.hidden if i == 0 and self.linear_first else tape.relu_
-            x = point(layer(x))
+            x = tape.hidden(layer(x)) if i == 0 and self.linear_first else activated(tape, layer(x), self.activation)
             if i in self.skips:
                 x = torch.cat([encoded.to(x.dtype), x], dim=-1)
         if not self.use_viewdirs:
             return tape.output(self.output_linear(x)).float()
         sigma = self.alpha_linear(x)
-        point = tape.relu_ if self.feature_relu else tape.hidden
-        feature = point(self.feature_linear(x))
+        feature = self.feature_linear(x)
+        feature = activated(tape, feature, self.activation) if self.feature_relu else tape.hidden(feature)
         encoded = positional_encoding(directions, self.direction_frequencies)
-        x = tape.relu_(joint_linear(self.views_linears[0], feature, encoded))
+        x = activated(tape, joint_linear(self.views_linears[0], feature, encoded), self.activation)
         return tape.output(torch.cat([self.rgb_linear(x), sigma], dim=-1)).float()

@@ -53,6 +53,16 @@ def build_model(options: Options, box: Float[Tensor, "2 3"] | None = None) -> Ra
     return RadianceModel(coarse, fine, OccupancyGrid(box, resolution) if resolution else None)
 
 
+def mean_colour(scene: Scene, count: int = 1 << 14) -> Float[Tensor, " 3"]:
+    """Mean colour of random pixels of the training views, those with alpha by their alpha; within [0.02, 0.98]."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = (len(scene.split["train"]), *scene.images.shape[1:3])
+    view, row, column = (torch.randint(0, n, (count,), generator=generator) for n in sizes)
+    pixels = scene.images[torch.tensor(scene.split["train"])[view], row, column].float() / 255
+    alpha = pixels[:, 3:] if pixels.shape[-1] == 4 else torch.ones_like(pixels[:, :1])
+    return ((pixels[:, :3] * alpha).sum(0) / alpha.sum().clamp(min=1e-6)).clamp(0.02, 0.98)
+
+
 def occupancy_resolution(options: Options) -> int:
     """Cells of the occupancy along each axis; 0: there is none."""
     if options.occupancy is None:
@@ -91,6 +101,7 @@ def _field(options: Options, depth: int, width: int, box: Float[Tensor, "2 3"] |
             grid_gradient=options.grid_gradient,
             learning_rule=options.learning_rule,
             density_activation=options.density_activation,
+            activation=options.activation,
             rule_options=_rule_options(options),
         )
     encoded = options.i_embed == 0
@@ -102,6 +113,7 @@ def _field(options: Options, depth: int, width: int, box: Float[Tensor, "2 3"] |
         use_viewdirs=options.use_viewdirs,
         learning_rule=options.learning_rule,
         density_activation=options.density_activation,
+        activation=options.activation,
         rule_options=_rule_options(options),
         linear_first=options.linear_first,
         feature_relu=options.feature_relu,

@@ -28,6 +28,7 @@ Condition = tuple[Callable[["Options"], bool], str]
 FIELD_RULES = [name for name in RULES if name not in ("drtp", "hdfa")]
 
 RANDOM: Condition = (lambda o: o.learning_rule in ("dfa", "modular"), "only dfa and modular draw such a matrix")
+LEARNED: Condition = (lambda o: o.learning_rule == "dkp", "only the feedback of dkp learns by a rate")
 PROBED: Condition = (lambda o: o.learning_rule == "fdfa", "only fdfa probes")
 MLP: Condition = (lambda o: o.field == "mlp", "field = grid does not read it")
 GRID: Condition = (lambda o: o.field == "grid", "field = mlp does not read it")
@@ -126,6 +127,12 @@ class Options:
     density_activation: str = option(
         "softplus", "raw density to density: softplus(x - 2), or the paper's relu", choices=["softplus", "relu"]
     )
+    activation: str = option("relu", "of the hidden layers", choices=["relu", "tanh", "silu", "sine"])
+    output_bias: str = option(
+        "mean",
+        "a new field starts as fog of the photographs' mean colour, or with random biases near 0",
+        choices=["mean", "random"],
+    )
     # sampling
     N_samples: int = option(64, "coarse samples of a ray")
     N_importance: int = option(0, "additional samples of the fine network; 0: coarse network alone")
@@ -139,6 +146,9 @@ class Options:
     precrop_iters: int = option(0, "steps at the start that see only the middle of the images")
     precrop_frac: float = option(0.5, "fraction of the image that is this middle", when=PRECROP)
     lrate: float = option(5e-4, "learning rate of Adam")
+    feedback_lrate: float | None = option(None, "the same for a feedback that learns (default: lrate)", when=LEARNED)
+    grid_lrate: float | None = option(None, "the same for the features of grids (default: lrate)", when=GRID)
+    warmup: int = option(0, "steps at the start in which only the top layers learn, whose gradient is exact")
     lrate_decay: int = option(250, "the learning rate falls tenfold in this many thousand steps; 0: it is constant")
     seed: int = option(0, "seed of weights, feedback and training rays")
     device: str = option("auto", "where to compute", choices=["auto", "cpu", "cuda"])
@@ -253,9 +263,10 @@ def check(options: Options) -> None:
     """UserError for a value outside its range."""
     positive = (
         "testskip image_size netdepth netwidth netdepth_fine netwidth_fine N_samples N_rand N_iters lrate chunk "
-        "render_factor frames fps probe_every bound grid_min grid_max grid_levels grid_features grid_depth grid_width"
+        "render_factor frames fps probe_every bound grid_min grid_max grid_levels grid_features grid_depth grid_width "
+        "feedback_lrate grid_lrate"
     ).split()
-    natural = "occupancy N_importance raw_noise_std precrop_iters lrate_decay netchunk multires multires_views "
+    natural = "occupancy warmup N_importance raw_noise_std precrop_iters lrate_decay netchunk multires multires_views "
     natural += "i_print i_img i_alignment i_weights i_testset i_video"
     for name in positive:
         value = getattr(options, name)

@@ -31,7 +31,8 @@ class RayBatch(NamedTuple):
 class NerfTask:
     """Batches of random pixels' rays, and the loss of the NeRF paper.
 
-    Images stay 8-bit; only the pixels of a batch become rays. Pixels are drawn with replacement.
+    Images stay 8-bit where the scene has them, in memory or mapped from a file; only the pixels of a batch become rays.
+    Pixels are drawn with replacement.
     """
 
     def __init__(
@@ -45,27 +46,28 @@ class NerfTask:
         precrop_steps: int = 0,
         precrop_fraction: float = 0.5,
     ) -> None:
-        images, cameras, _ = scene.views("train")
-        self.images, self.cameras = images.to(device), cameras.to(device)
         self.scene = scene
+        # All of them, because a split's would be a copy, and a large scene's images lie in a file.
+        self.images, self.cameras = scene.images.to(device), scene.cameras.to(device)
+        self.views = torch.tensor(scene.split["train"], device=device)
         self.training, self.inference = training, inference
         self.rays_per_step = rays_per_step
         self.one_image = one_image
         self.precrop_steps, self.precrop_fraction = precrop_steps, precrop_fraction
-        self._validation = self._validation_batch(device) if scene.split.get("val") else None
+        self._validation = self._validation_batch() if scene.split.get("val") else None
 
     def batch(self, step: int, generator: torch.Generator) -> RayBatch:
         """Random pixels of random images, or of one; of the images' middle in the first precrop steps."""
         fraction = self.precrop_fraction if step <= self.precrop_steps else 1.0
         n, device = self.rays_per_step, self.images.device
-        views, height, width = self.images.shape[:3]
+        height, width = self.images.shape[1:3]
 
         def draw(low: int, high: int, count: int) -> Tensor:
             return torch.randint(low, high, (count,), generator=generator, device=device)
 
-        view = draw(0, views, 1).expand(n) if self.one_image else draw(0, views, n)
+        view = draw(0, len(self.views), 1).expand(n) if self.one_image else draw(0, len(self.views), n)
         row, column = draw(*_middle(height, fraction), n), draw(*_middle(width, fraction), n)
-        return self._pixels(view, row, column)
+        return self._pixels(self.views[view], row, column)
 
     def _pixels(self, view: Tensor, row: Tensor, column: Tensor) -> RayBatch:
         rays = camera_rays(self.cameras, view, row, column, self.scene.near, self.scene.far, self.scene.ndc)
@@ -108,15 +110,13 @@ class NerfTask:
             error += float((rgb - colours[i : i + 1024]).square().sum())
         return {"val_psnr": float(psnr(torch.tensor(error / colours.numel())))}
 
-    def _validation_batch(self, device: torch.device) -> RayBatch:
-        images, cameras, _ = self.scene.views("val")
+    def _validation_batch(self) -> RayBatch:
         generator = torch.Generator().manual_seed(0)
-        size = (VALIDATION_PIXELS,)
-        index = [torch.randint(0, n, size, generator=generator) for n in images.shape[:3]]
-        view, row, column = index
-        rays = camera_rays(cameras, view, row, column, self.scene.near, self.scene.far, self.scene.ndc)
-        colours = over_background(images[view, row, column], white=self.training.background == 1)
-        return RayBatch(rays.map(lambda x: x.to(device)), colours.to(device))
+        views = torch.tensor(self.scene.split["val"])
+        sizes = (len(views), *self.images.shape[1:3])
+        view, row, column = (torch.randint(0, n, (VALIDATION_PIXELS,), generator=generator) for n in sizes)
+        device = self.images.device
+        return self._pixels(views[view].to(device), row.to(device), column.to(device))
 
 
 def _middle(size: int, fraction: float) -> tuple[int, int]:

@@ -16,11 +16,13 @@ from nerf_dfa.nerf.model import (
     build_model,
     codec,
     inference_settings,
+    mean_colour,
     measured_precision,
     sample_length,
     scene_box,
     training_settings,
 )
+from nerf_dfa.nerf.optimizer import make_optimizer
 from nerf_dfa.nerf.options import Options, check_read, parse
 from nerf_dfa.nerf.outputs import Studio, make_studio, render_path, render_test_set, write_report
 from nerf_dfa.nerf.run import (
@@ -101,7 +103,11 @@ def run(argv: list[str], default_config: Path | None) -> int:
 def make_trainer(options: Options, scene: Scene, device: torch.device) -> Trainer:
     """Model, task and optimiser of the options, before the first step."""
     torch.manual_seed(options.seed)
-    model = build_model(options, scene_box(scene, options.bound)).to(device)
+    model = build_model(options, scene_box(scene, options.bound))
+    if options.output_bias == "mean":
+        for field in model.fields.values():
+            field.start_at(mean_colour(scene))
+    model = model.to(device)
     task = NerfTask(
         scene,
         training_settings(options, device),
@@ -112,12 +118,10 @@ def make_trainer(options: Options, scene: Scene, device: torch.device) -> Traine
         options.precrop_iters,
         options.precrop_frac,
     )
-    # fused: one kernel for all parameters. eps 1e-8 is Adam's own; gradients of a NeRF are often that small.
-    optimizer = torch.optim.Adam(model.parameters(), lr=options.lrate, betas=(0.9, 0.999), fused=True)
     trainer = Trainer(
         model,
         task,
-        optimizer,
+        make_optimizer(model, options),
         exponential(options.lrate, options.lrate_decay * 1000),
         torch.Generator(device).manual_seed(options.seed),
         measured_precision(options, device) if options.precision == "auto" else options.precision,

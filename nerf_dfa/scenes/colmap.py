@@ -21,7 +21,7 @@ from nerf_dfa.scenes.colmap_records import ModelCamera
 from nerf_dfa.scenes.images import IMAGE_SUFFIXES, image_folder, load_images, loaded_size
 from nerf_dfa.scenes.llff import hold_out, recentred, scaled
 from nerf_dfa.scenes.placement import centred, depth_bounds, facing
-from nerf_dfa.scenes.scene import Scene, check_bounds
+from nerf_dfa.scenes.scene import Scene, check_ahead, check_bounds
 
 # Depths of the points that an image sees, in percent of their number, between which the scene lies (LLFF,
 # llff/poses/pose_utils.py, which writes them to poses_bounds.npy).
@@ -108,10 +108,13 @@ def load_colmap(
 
     made = (float(cameras.width), float(cameras.height))
     size = loaded_size(paths[0], made, f"the model {model.folder}", shrink, image_size)
+    cameras = replace(cameras, poses=placed.poses.float(), ndc_scale=cameras.widest()).resized(*size)
+    if ndc:
+        check_ahead(cameras, str(root))
     return Scene(
         name=root.resolve().name,
         images=load_images(paths, size),
-        cameras=replace(cameras, poses=placed.poses.float(), ndc_scale=cameras.widest()).resized(*size),
+        cameras=cameras,
         names=names,
         split=hold_out(placed.poses, llffhold, root),
         near=near,

@@ -7,6 +7,7 @@ them, without EXIF rotation or gamma, because that is what camera poses are esti
 from __future__ import annotations
 
 import os
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,12 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Float32, Shaped, UInt8
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from nerf_dfa.errors import UserError
+from nerf_dfa.scenes.pixels import empty_pixels
 
 # Pillow's names for what converts to 8-bit RGB or RGBA without a decision of ours; 16-bit grey (I;16),
 # float (F) and print colours (CMYK) would need one.
@@ -28,6 +29,8 @@ READABLE_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 # The shape of an image may differ from the one a camera was made for by the rounding of sizes, not by more.
 ASPECT_TOLERANCE = 0.02
+# From 89 megapixels on Pillow warns of an attack, which for a panorama means nothing; from twice as many it refuses.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 @contextmanager
@@ -105,7 +108,7 @@ def loaded_size(path: Path, made: tuple[float, float], by: str, shrink: int, ima
 def load_images(
     paths: Sequence[str | Path], size: tuple[int, int] | None = None, workers: int | None = None
 ) -> UInt8[Tensor, "n h w c"]:
-    """Images of one resolution and one kind as a single 8-bit tensor.
+    """Images of one resolution and one kind as a single 8-bit tensor, mapped from a file where large (`empty_pixels`).
 
     Args:
         paths: image files; grey and palette images become RGB, or RGBA where they hold transparency.
@@ -119,7 +122,7 @@ def load_images(
         raise UserError("there are no images to load")
     width, height, channels = _common_shape(paths)
     width, height = size or (width, height)
-    images = torch.empty(len(paths), height, width, channels, dtype=torch.uint8)
+    images = empty_pixels(len(paths), height, width, channels)
     rows = images.numpy()
 
     def decode(index: int) -> None:

@@ -20,7 +20,7 @@ from nerf_dfa.errors import UserError
 from nerf_dfa.rendering.cameras import Cameras
 from nerf_dfa.scenes.images import IMAGE_SUFFIXES, image_folder, load_images, loaded_size
 from nerf_dfa.scenes.paths import average_pose, nearest_to_axes
-from nerf_dfa.scenes.scene import Scene, check_bounds, check_pose
+from nerf_dfa.scenes.scene import Scene, check_ahead, check_bounds, check_pose
 
 # Any direction that is not the capture's up serves to fix the turn about it; this one is NeRF's.
 SPHERIFY_REFERENCE = (0.1, 0.2, 0.3)
@@ -86,10 +86,13 @@ def load_llff(
     paths = [root / name for name in names]
     made_height, made_width = hwf[0, :2].tolist()
     size = loaded_size(paths[0], (made_width, made_height), "poses_bounds.npy", shrink, image_size)
+    cameras = _cameras(poses, hwf, size)
+    if ndc:
+        check_ahead(cameras, str(root))
     return Scene(
         name=root.resolve().name,
         images=load_images(paths, size),
-        cameras=_cameras(poses, hwf, size),
+        cameras=cameras,
         names=names,
         split=hold_out(poses, llffhold, root),
         near=near,

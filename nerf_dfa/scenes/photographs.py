@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
 from nerf_dfa.errors import UserError
 from nerf_dfa.scenes.exr import exr_shape, is_exr, load_exr
 from nerf_dfa.scenes.images import box_average, image_shape, load_images
+from nerf_dfa.scenes.pixels import empty_pixels
 
 
 def photograph_shape(path: Path) -> tuple[int, int, int]:
@@ -43,7 +43,7 @@ def load_photographs(
         return load_images(paths, size)
     width, height, channels = _common_shape(paths, masks)
     size = size or (width, height)
-    images = torch.empty(len(paths), size[1], size[0], channels, dtype=torch.uint8)
+    images = empty_pixels(len(paths), size[1], size[0], channels)
     rows = images.numpy()
 
     def compose(index: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from nerf_dfa.errors import UserError
 from nerf_dfa.rendering.cameras import Cameras
+from nerf_dfa.rendering.rays import camera_rays
 
 # Matrices are often written with four or five digits; a larger error is a mistake in the file.
 POSE_TOLERANCE = 1e-3
@@ -23,7 +25,7 @@ Split = Literal["train", "val", "test"]
 class Scene:
     """Photographs with cameras, and how far away the scene lies.
 
-    images: 8-bit colours, RGB or RGBA with straight (not premultiplied) alpha.
+    images: 8-bit colours, RGB or RGBA with straight (not premultiplied) alpha; mapped from a file where they are many.
     names: the file that each image came from, relative to the scene's folder.
     split: for "train", "val" and "test" the indices of its views; a view may stand in several or none.
     near, far: bounds of the scene along a ray, in units of depth along the camera's axis (in [0, 1] if ndc).
@@ -44,7 +46,7 @@ class Scene:
     depth_range: tuple[float, float] | None = None
 
     def views(self, split: Split) -> tuple[UInt8[Tensor, "n height width channels"], Cameras, tuple[str, ...]]:
-        """Images, cameras and names of one split."""
+        """Images (a copy), cameras and names of one split."""
         index = list(self.split[split])
         return self.images[index], self.cameras[index], tuple(self.names[i] for i in index)
 
@@ -70,6 +72,18 @@ def check_bounds(near: float, far: float, ndc: bool, where: str) -> None:
         raise UserError(f"{where}: near {near:g} and far {far:g}; expected 0 <= near < far, both finite")
     if ndc and far > 1:
         raise UserError(f"{where}: far {far:g}; normalised device coordinates (NDC) end at 1")
+
+
+def check_ahead(cameras: Cameras, where: str) -> None:
+    """Raises UserError, naming `where`, if a pixel does not look along -z: NDC has no place for what it sees."""
+    corners = product(range(len(cameras)), (0, cameras.height - 1), (0, cameras.width - 1))
+    view, row, column = torch.tensor(list(corners)).T
+    away = view[camera_rays(cameras, view, row, column, 0.0, 1.0).directions[:, 2] >= 0].unique()
+    if len(away):
+        raise UserError(
+            f"{where}: {len(away)} of {len(cameras)} cameras look sideways or back, and normalised device coordinates "
+            "(NDC) hold only what lies ahead: set no_ndc, and spherify if the cameras stand around an object"
+        )
 
 
 def over_background(images: UInt8[Tensor, "*batch channels"], white: bool) -> Float[Tensor, "*batch 3"]:

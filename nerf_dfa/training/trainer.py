@@ -62,6 +62,9 @@ class Progress:
 class Trainer:
     """Trains a model on a task, one `step()` after the other.
 
+    A group of the optimiser's parameters may have a `rate_scale`, which its learning rate is multiplied with, and a
+    `start`, the number of finished steps before which its rate is 0.
+
     Everything that the next step depends on is in `state()`, so that a run continued from a checkpoint equals an
     unbroken one: weights, optimiser, random generators, step.
     """
@@ -96,7 +99,8 @@ class Trainer:
         device = self.generator.device
         self.model.train()
         for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule(self.finished)
+            waits = self.finished < group.get("start", 0)
+            group["lr"] = 0.0 if waits else self.schedule(self.finished) * group.get("rate_scale", 1.0)
         batch = self.task.batch(self.finished + 1, self.generator)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             loss, scalars = self.task.loss(self.model, batch, self.generator)

@@ -4,8 +4,11 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
-from nerf_dfa.fields.field import Field
+from nerf_dfa.fields import GridField, MLPField
+from nerf_dfa.fields.encodings import positional_encoding
+from nerf_dfa.fields.field import Field, raw_density
 
 VALUES = [-80.0, -3.0, -0.5, 0.0, 0.7, 2.0, 5.0, 60.0]
 
@@ -69,3 +72,67 @@ def test_calling_a_field_activates_its_raw_outputs():
     sigma, rgb = Linear("relu")(positions, torch.tensor([[[1.0, -1.0, 0.5]]]))
     assert sigma.tolist() == [[0.0, 3.0]]
     torch.testing.assert_close(rgb, torch.sigmoid(torch.tensor([[[0.0, -1.0, 1.0], [3.0, 1.0, 0.25]]])))
+
+
+@pytest.mark.parametrize("density", [0.01, 0.1, 3.0])
+@pytest.mark.parametrize("activation", ["softplus", "relu"])
+def test_raw_density_is_the_inverse(activation, density):
+    sigma, _ = Field(activation).activate(torch.tensor([0.0, 0.0, 0.0, raw_density(density, activation)]))
+    assert sigma.item() == pytest.approx(density, rel=1e-5)
+
+
+FIELDS = {
+    "mlp": lambda **options: MLPField(2, 16, 2, 1, **options),
+    "mlp without directions": lambda **options: MLPField(2, 16, 2, 1, use_viewdirs=False, **options),
+    "grid": lambda **options: GridField(torch.tensor([[-1.0] * 3, [1.0] * 3]), [2, 3], 2, width=16, **options),
+}
+
+
+@pytest.mark.parametrize("density_activation", ["softplus", "relu"])
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_field_starts_at_a_colour_and_a_small_density(name, density_activation):
+    field = FIELDS[name](density_activation=density_activation)
+    colour = torch.tensor([0.2, 0.5, 0.9])
+    field.start_at(colour)
+    for module in field.modules():
+        if isinstance(module, nn.Linear):  # what the weights add is gone, the biases are left
+            nn.init.zeros_(module.weight)
+    sigma, rgb = field(torch.rand(5, 3) * 2 - 1, torch.nn.functional.normalize(torch.randn(5, 3), dim=-1))
+    torch.testing.assert_close(sigma, torch.full((5,), 0.1))
+    torch.testing.assert_close(rgb, colour.expand(5, 3))
+
+
+@pytest.mark.parametrize("rule", ["bp", "dfa"])
+@pytest.mark.parametrize(
+    ("activation", "closed_form"),
+    [("tanh", torch.tanh), ("silu", lambda x: x / (1 + torch.exp(-x))), ("sine", torch.sin)],
+)
+def test_hidden_activations(activation, closed_form, rule):
+    """Against the network written out, with gradients under bp."""
+    torch.manual_seed(0)
+    field = MLPField(2, 16, 2, 1, activation=activation, learning_rule=rule).double()
+    positions = torch.rand(6, 3, dtype=torch.float64) * 2 - 1
+    directions = torch.nn.functional.normalize(torch.randn(6, 3, dtype=torch.float64), dim=-1)
+    x = positional_encoding(positions, 2)
+    for layer in field.pts_linears:
+        x = closed_form(layer(x))
+    hidden = torch.cat([field.feature_linear(x), positional_encoding(directions, 1)], dim=-1)
+    expected = torch.cat([field.rgb_linear(closed_form(field.views_linears[0](hidden))), field.alpha_linear(x)], dim=-1)
+    raw = field.raw(positions, directions)
+    torch.testing.assert_close(raw, expected.float())
+    error = torch.randn(6, 4)
+    (raw * error).sum().backward()
+    weight = field.rgb_linear.weight if rule == "dfa" else field.pts_linears[0].weight
+    (gradient,) = torch.autograd.grad((expected * error).sum(), weight)
+    torch.testing.assert_close(weight.grad, gradient, rtol=1e-5, atol=1e-8)
+
+
+def test_grid_field_takes_the_activation():
+    torch.manual_seed(0)
+    field = FIELDS["grid"](activation="sine")
+    positions, directions = torch.rand(4, 3), torch.nn.functional.normalize(torch.randn(4, 3), dim=-1)
+    hidden = torch.sin(field.density_hidden(field.grids(positions)))
+    sigma = field.density_head(hidden)
+    hidden = torch.sin(field.colour_hidden(torch.cat([hidden, positional_encoding(directions, 2)], dim=-1)))
+    expected = torch.cat([field.colour_head(hidden), sigma], dim=-1)
+    torch.testing.assert_close(field.raw(positions, directions), expected)

@@ -142,6 +142,14 @@ def test_ndc_is_that_of_the_widest_lens(tmp_path):
     assert scene.cameras.ndc_scale == scene.cameras[5].ndc_scale == pytest.approx(expected)
 
 
+def test_cameras_that_look_back_do_not_fit_ndc(tmp_path):
+    table = forward_table()
+    table[3, :15] = table[3, :15].reshape(3, 5).dot(np.diag([1, -1, -1, 1, 1])).ravel()
+    write(tmp_path, table)
+    refused(tmp_path, "1 of 9 cameras", "no_ndc")
+    assert not load_llff(tmp_path, ndc=False).ndc
+
+
 def test_bounds_without_ndc(tmp_path):
     root = write(tmp_path, forward_table())
     scene = load_llff(root, ndc=False)

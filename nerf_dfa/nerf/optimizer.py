@@ -1,0 +1,43 @@
+"""Adam with what differs from parameter to parameter: the feature grids' and the feedback's rates, and the warm-up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from nerf_dfa.nerf.model import RULE_PREFIX
+from nerf_dfa.nerf.options import Options
+from nerf_dfa.rendering import RadianceModel
+
+
+def make_optimizer(model: RadianceModel, options: Options) -> torch.optim.Adam:
+    """Adam over all of the model's parameters; see `parameter_groups`.
+
+    fused: one kernel for all parameters. eps 1e-8 is Adam's own; gradients of a NeRF are often that small.
+    """
+    return torch.optim.Adam(parameter_groups(model, options), lr=options.lrate, betas=(0.9, 0.999), fused=True)
+
+
+def parameter_groups(model: RadianceModel, options: Options) -> list[dict[str, Any]]:
+    """Groups of parameters that the trainer treats alike: `rate_scale` times the rate, from step `start` on.
+
+    One group, in the parameters' order, where nothing differs, as other programs' checkpoints have it.
+    """
+    groups: dict[tuple[float, int], list[torch.nn.Parameter]] = {}
+    for field in model.fields.values():
+        heads = {id(parameter) for head in field.heads() for parameter in head.parameters()}
+        for name, parameter in field.named_parameters():
+            role = "head" if id(parameter) in heads else _role(name)
+            groups.setdefault(_treatment(role, options), []).append(parameter)
+    return [{"params": group, "rate_scale": scale, "start": start} for (scale, start), group in groups.items()]
+
+
+def _role(name: str) -> str:
+    return "feedback" if name.startswith(RULE_PREFIX) else "grid" if name.startswith("grids.") else "hidden"
+
+
+def _treatment(role: str, options: Options) -> tuple[float, int]:
+    rates = {"feedback": options.feedback_lrate, "grid": options.grid_lrate}
+    rate = rates.get(role)
+    return (1.0 if rate is None else rate / options.lrate, options.warmup if role in ("hidden", "grid") else 0)

@@ -1,0 +1,84 @@
+import pytest
+import torch
+
+from nerf_dfa.nerf.model import build_model
+from nerf_dfa.nerf.optimizer import make_optimizer, parameter_groups
+from nerf_dfa.nerf.options import parse
+from nerf_dfa.training.schedules import exponential
+from nerf_dfa.training.trainer import Trainer
+
+BOX = torch.tensor([[-1.0] * 3, [1.0] * 3])
+SMALL = "--netdepth 2 --netwidth 8 --netdepth_fine 2 --netwidth_fine 8 --use_viewdirs --N_importance 4".split()
+
+
+def made(*flags):
+    options, _, _ = parse(list(flags))
+    return build_model(options, BOX), options
+
+
+def names(model, group):
+    chosen = {id(parameter) for parameter in group["params"]}
+    return {name for name, parameter in model.named_parameters() if id(parameter) in chosen}
+
+
+@pytest.mark.parametrize("rule", ["bp", "dfa", "dkp"])
+def test_one_group_in_the_parameters_order_where_nothing_differs(rule):
+    model, options = made(*SMALL, "--learning_rule", rule)
+    (group,) = parameter_groups(model, options)
+    assert [id(p) for p in group["params"]] == [id(p) for p in model.parameters()]
+    assert (group["rate_scale"], group["start"]) == (1, 0)
+
+
+def test_rates_of_the_feedback_and_of_the_grids():
+    flags = "--field grid --learning_rule dkp --lrate 1e-2 --feedback_lrate 1e-3 --grid_lrate 3e-2".split()
+    model, options = made(*flags)
+    groups = {group["rate_scale"]: names(model, group) for group in parameter_groups(model, options)}
+    assert groups.keys() == {1.0, pytest.approx(0.1), pytest.approx(3.0)}
+    scales = {name: scale for scale, group in groups.items() for name in group}
+    assert len(scales) == len(list(model.parameters()))
+    for name, scale in scales.items():
+        assert scale == pytest.approx(0.1 if ".rule." in name else 3 if ".grids." in name else 1), name
+
+
+@pytest.mark.parametrize(
+    ("flags", "heads"),
+    [
+        (SMALL, {"rgb_linear", "alpha_linear"}),
+        ([flag for flag in SMALL if flag != "--use_viewdirs"], {"output_linear"}),
+        (["--field", "grid"], {"colour_head", "density_head"}),
+    ],
+)
+def test_in_the_warm_up_only_the_top_and_the_feedback_learn(flags, heads):
+    model, options = made(*flags, "--learning_rule", "dkp", "--warmup", "7")
+    starts = {group["start"]: names(model, group) for group in parameter_groups(model, options)}
+    assert starts.keys() == {0, 7}
+    for name in starts[0]:
+        assert ".rule." in name or name.split(".")[-2] in heads, name
+    for name in starts[7]:
+        assert ".rule." not in name
+        assert name.split(".")[-2] not in heads, name
+
+
+def test_the_trainer_scales_rates_and_waits():
+    class Sum:
+        def batch(self, step, generator):
+            return None
+
+        def loss(self, model, batch, generator):
+            return sum(p.sum() for p in model.parameters()), {}
+
+    model = torch.nn.ParameterList([torch.zeros(1), torch.zeros(1)])
+    optimizer = torch.optim.SGD([{"params": [model[0]], "rate_scale": 0.5}, {"params": [model[1]], "start": 2}], lr=1.0)
+    trainer = Trainer(model, Sum(), optimizer, exponential(1.0, 1), torch.Generator())
+    seen = []
+    for _ in range(4):
+        trainer.step()
+        seen.append([p.item() for p in model])
+    # Rates 1, 0.1, 0.01, 0.001; every gradient is 1.
+    expected = [[-0.5, 0], [-0.55, 0], [-0.555, -0.01], [-0.5555, -0.011]]
+    torch.testing.assert_close(torch.tensor(seen), torch.tensor(expected))
+
+
+def test_adam_is_fused():
+    model, options = made(*SMALL)
+    assert make_optimizer(model, options).defaults["fused"]
