@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
@@ -29,7 +30,7 @@ from nerf_dfa.graph.figure import RULES, tsne_figure  # noqa: E402
 from nerf_dfa.graph.models import MODELS  # noqa: E402
 from nerf_dfa.graph.planetoid import DATASETS, read_planetoid  # noqa: E402
 from nerf_dfa.graph.published import TABLES, Table  # noqa: E402
-from nerf_dfa.graph.settings import KINDS, make_settings, read_config  # noqa: E402
+from nerf_dfa.graph.settings import CHOICES, KINDS, MEANING, Settings, make_settings, read_config  # noqa: E402
 
 
 class Parser(argparse.ArgumentParser):
@@ -42,15 +43,18 @@ class Parser(argparse.ArgumentParser):
 def make_parser() -> Parser:
     parser = Parser(
         prog="python -m nerf_dfa.graph",
+        usage="%(prog)s [--config FILE] [flags], or --table NAME [flags], or --tsne MODEL [flags]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", type=Path, help="file of 'key = value' lines; the flags of its keys win over it")
-    for key in KINDS:
-        parser.add_argument(f"--{key}", help="as in a config file")
+    parser.add_argument("--config", type=Path, help="file of 'key = value' lines; flags win over it")
+    for field in fields(Settings):
+        choices = f": {', '.join(CHOICES[field.name])}" if field.name in CHOICES else ""
+        about = f"{MEANING[field.name]}{choices} [{field.default}]"
+        parser.add_argument(f"--{field.name}", metavar=field.name.split("_")[-1].upper(), help=about)
     parser.add_argument("--seeds", type=_positive, default=1, help="how many, from 0 on [%(default)s]")
-    parser.add_argument("--root", default="data/planetoid", help="folder with Cora/raw and its like [%(default)s]")
+    parser.add_argument("--root", default="data/planetoid", help="folder with Cora/raw, CiteSeer/raw ... [%(default)s]")
     parser.add_argument("--download", action="store_true", help="get data sets that --root lacks")
     parser.add_argument("--out", type=Path, default=Path("results/graph"), help="folder of results [%(default)s]")
     parser.add_argument("--save", action="store_true", help="keep every run's weights as a checkpoint")
@@ -133,7 +137,7 @@ def _check_data(datasets: tuple[str, ...], arguments: argparse.Namespace) -> Non
 
 
 def _listed(flag: str, text: str, known: tuple[str, ...]) -> tuple[str, ...]:
-    items = tuple(item.strip() for item in text.split(",") if item.strip())
+    items = tuple(dict.fromkeys(item.strip() for item in text.split(",")))
     for item in items:
         if item not in known:
             raise UserError(f"--{flag} {text}: unknown '{item}'; there are {', '.join(known)}")
@@ -154,6 +158,9 @@ def main(argv: list[str] | None = None) -> int:
         run(arguments)
     except UserError as error:
         print(f"graph: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # of reading, each is a UserError
+        print(f"graph: error: cannot write {error.filename or 'results'}: {error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("graph: interrupted; the same command goes on from the last finished run", file=sys.stderr)

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -14,7 +15,7 @@ from torch_geometric.data import Data
 from torch_geometric.transforms import NormalizeFeatures, RandomLinkSplit, TargetIndegree
 
 from nerf_dfa.errors import UserError
-from nerf_dfa.graph.operators import Features
+from nerf_dfa.graph.operators import Features, Neighbours
 
 PARTS = ("train", "val", "test")
 FOLDS = 5
@@ -37,6 +38,10 @@ class Graph:
     labels: Int[Tensor, " nodes"]
     classes: int
     parts: dict[str, Int[Tensor, " _"]]
+
+    @cached_property
+    def neighbours(self) -> Neighbours:
+        return Neighbours(self.edges, len(self.labels))
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ def tsne_figure(panels: dict[str, Settings], root: str, seed: int, path: Path) -
 
     panels: by title, all of one data set.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure = Figure(figsize=(4.2 * len(panels), 4.2))
     for axes, (title, settings) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True):
         task = make_task(settings, read_planetoid(settings.dataset, root), seed)
@@ -49,6 +50,5 @@ def tsne_figure(panels: dict[str, Settings], root: str, seed: int, path: Path) -
         axes.set_title(f"{title}, test {task.score} {scores[f'test_{task.score}']:.3f}")
         axes.set_axis_off()
     figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as unfinished:
         figure.savefig(unfinished, dpi=100)

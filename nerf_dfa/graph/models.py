@@ -218,11 +218,11 @@ class DNA(GraphNetwork):
     def forward(self, graph: Graph) -> Float[Tensor, "nodes out"]:
         tape = self.rule.tape()
         x = tape.hidden(self.dropped(F.relu(self.linear(graph.features))))
-        below = x[:, None]  # (nodes, layers so far, width)
+        below = x[None]  # (layers so far, nodes, width)
         for conv in self.convs:
-            h = F.relu(conv(below, graph.edges))
+            h = F.relu(conv(below, graph.neighbours))
             x = tape.hidden(self.dropped(h) if conv is self.convs[-1] else h)
-            below = torch.cat([below, x[:, None]], dim=1)
+            below = torch.cat([below, x[None]])
         return tape.output(self.top_linear(x))
 
 

@@ -6,7 +6,10 @@ first layer's product is a sparse one, made once for each node, and the sum runs
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -127,20 +130,131 @@ class SplineSum(nn.Module):
         return sums / neighbours[:, None] + root + self.bias
 
 
-class NodewiseDNAConv(DNAConv):
-    """torch_geometric's DNAConv; queries, keys and values are made for each node instead of for each edge."""
+class Neighbours:
+    """The edges of a graph with a loop at every node, sorted by target, and GCN's weight of each.
 
-    def forward(
-        self, x: Float[Tensor, "nodes layers width"], edges: Int[Tensor, "2 edges"]
-    ) -> Float[Tensor, "nodes width"]:
-        (source, target), weight = gcn_norm(edges, None, len(x), False, True, self.flow, x.dtype)
+    sources, targets, weights (edges,); starts (nodes,): the first edge into each node. order (edges,) sorts them by
+    source; source_starts: the first of these out of each node.
+    """
+
+    def __init__(self, edges: Int[Tensor, "2 edges"], nodes: int, dtype: torch.dtype = torch.float32) -> None:
+        edges, weights = gcn_norm(edges, None, nodes, False, True, dtype=dtype)
+        by_target = torch.argsort(edges[1], stable=True)
+        self.nodes, self.weights = nodes, weights[by_target]
+        self.sources, self.targets = edges[:, by_target]
+        self.starts = _starts(self.targets, nodes)
+        self.order = torch.argsort(self.sources, stable=True)
+        self.source_starts = _starts(self.sources[self.order], nodes)
+
+    def sums(
+        self, table: Float[Tensor, "*batch nodes d"], values: Float[Tensor, "*batch edges"]
+    ) -> Float[Tensor, "*batch nodes d"]:
+        """For each node the sum of values * table[source] over the edges into it."""
+        return _batched(lambda t, v: _sums(t, self.sources, self.starts, v), table, values)
+
+    def sums_back(
+        self, table: Float[Tensor, "*batch nodes d"], values: Float[Tensor, "*batch edges"]
+    ) -> Float[Tensor, "*batch nodes d"]:
+        """For each node the sum of values * table[target] over the edges out of it."""
+        targets = self.targets[self.order]
+        return _batched(lambda t, v: _sums(t, targets, self.source_starts, v), table, values[..., self.order])
+
+    def dots(
+        self, a: Float[Tensor, "*batch nodes d"], b: Float[Tensor, "*batch nodes d"]
+    ) -> Float[Tensor, "*batch edges"]:
+        """a[target] . b[source] of every edge."""
+        if not torch.backends.mkl.is_available():
+            return _batched(lambda s, t: (s[self.targets] * t[self.sources]).sum(1), a, b)
+        ends = torch.cat([self.starts, self.starts.new_tensor([len(self.targets)])])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch calls all sparse matrices of this layout beta
+            places = torch.sparse_csr_tensor(
+                ends, self.sources, a.new_zeros(len(self.sources)), (self.nodes, self.nodes), check_invariants=False
+            )
+            return _batched(lambda s, t: torch.sparse.sampled_addmm(places, s, t.T, beta=0).values(), a, b)
+
+
+def _batched(function: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
+    """The function of each pair of a's and b's items over the leading dimensions, which are those of both."""
+    batch = a.shape[:-2]
+    pairs = product(*map(range, batch))
+    return torch.stack([function(a[place], b[place]) for place in pairs]).unflatten(0, batch)
+
+
+class EdgeDots(torch.autograd.Function):
+    """Neighbours.dots(a, b)."""
+
+    @staticmethod
+    def forward(ctx, a: Tensor, b: Tensor, edges: Neighbours) -> Tensor:
+        ctx.edges = edges
+        ctx.save_for_backward(a, b)
+        ctx.save_for_forward(a, b)
+        return edges.dots(a, b)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        a, b = ctx.saved_tensors
+        return ctx.edges.sums(b, gradient), ctx.edges.sums_back(a, gradient), None
+
+    @staticmethod
+    def jvp(ctx, a_tangent: Tensor | None, b_tangent: Tensor | None, _: None) -> Tensor:
+        a, b = ctx.saved_tensors
+        return _either(a_tangent, lambda t: ctx.edges.dots(t, b), b_tangent, lambda t: ctx.edges.dots(a, t))
+
+
+class EdgeSums(torch.autograd.Function):
+    """Neighbours.sums(table, values)."""
+
+    @staticmethod
+    def forward(ctx, table: Tensor, values: Tensor, edges: Neighbours) -> Tensor:
+        ctx.edges = edges
+        ctx.save_for_backward(table, values)
+        ctx.save_for_forward(table, values)
+        return edges.sums(table, values)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        table, values = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        return ctx.edges.sums_back(gradient, values), ctx.edges.dots(gradient, table), None
+
+    @staticmethod
+    def jvp(ctx, table_tangent: Tensor | None, values_tangent: Tensor | None, _: None) -> Tensor:
+        table, values = ctx.saved_tensors
+        sums = ctx.edges.sums
+        return _either(table_tangent, lambda t: sums(t, values), values_tangent, lambda t: sums(table, t))
+
+
+def _either(a: Tensor | None, f: Callable, b: Tensor | None, g: Callable) -> Tensor:
+    return g(b) if a is None else f(a) if b is None else f(a) + g(b)
+
+
+class NodewiseDNAConv(DNAConv):
+    """torch_geometric's DNAConv, for a multiple of `heads` groups, several times as fast.
+
+    Queries, keys and values are made for each node instead of for each edge, and what an edge reads of them is
+    multiplied and summed where it lies, never copied to the edge.
+    """
+
+    def forward(self, x: Float[Tensor, "layers nodes width"], edges: Neighbours) -> Float[Tensor, "nodes width"]:
+        layers, nodes, width = x.shape
         heads = self.multi_head
-        query = heads.lin_q(x[:, -1:]).unflatten(-1, (heads.heads, -1))  # (nodes, 1, heads, d)
-        key, value = (linear(x).unflatten(-1, (heads.heads, -1)) for linear in (heads.lin_k, heads.lin_v))
-        scores = (query[target] * key[source]).sum(-1) * query.shape[-1] ** -0.5  # (edges, layers, heads)
+        query = _by_head(heads.lin_q, x[-1], heads.heads) * (width / heads.heads) ** -0.5  # (heads, nodes, d)
+        key, value = (
+            _by_head(linear, x.flatten(0, 1), heads.heads).unflatten(1, (layers, nodes))
+            for linear in (heads.lin_k, heads.lin_v)
+        )
+        scores = EdgeDots.apply(query[:, None].expand_as(key), key, edges)  # (heads, layers, edges)
         top = scores.amax(1, keepdim=True).clamp(min=0)
         shares = (scores - top).exp()
         shares = shares / (shares.sum(1, keepdim=True) + (-top).exp())  # one more choice: none, with score 0
-        shares = F.dropout(shares, heads.dropout, self.training) * weight[:, None, None]
-        messages = (shares[..., None] * value[source]).sum(1).flatten(1)
-        return torch.zeros_like(x[:, -1]).index_add(0, target, messages)
+        shares = F.dropout(shares, heads.dropout, self.training) * edges.weights
+        return EdgeSums.apply(value, shares, edges).sum(1).transpose(0, 1).flatten(1)
+
+
+def _by_head(linear: nn.Module, x: Float[Tensor, "rows width"], heads: int) -> Float[Tensor, "heads rows d"]:
+    """torch_geometric's grouped linear map, the groups of a head as one block diagonal matrix."""
+    each = linear.groups // heads
+    weight = linear.weight.unflatten(0, (heads, each))  # (heads, groups of a head, in, out)
+    blocks = torch.einsum("hgio,gk->hgiko", weight, torch.eye(each, dtype=weight.dtype)).flatten(3).flatten(1, 2)
+    return torch.baddbmm(linear.bias.view(heads, 1, -1), x.unflatten(1, (heads, -1)).transpose(0, 1), blocks)

@@ -73,12 +73,11 @@ def read_planetoid(name: str, root: str | Path, download: bool = False) -> Data:
     if missing and download:
         _download(missing, folder)
     elif missing:
-        raise UserError(f"{folder}: {', '.join(missing)} not found; put it there, or give --download")
-    data = _assembled(paths)
-    unlabelled = set(range(int(data.y.max()) + 1)) - set(data.y[data.train_mask].tolist())
-    if unlabelled:
-        raise UserError(f"{paths['y']}: class {min(unlabelled)} has no labelled training node")
-    return data
+        shown = ", ".join(missing) if len(missing) <= 3 else f"{missing[0]} and {len(missing) - 1} more"
+        raise UserError(
+            f"{folder}: {shown} not found; --root names the folder that has {DATASETS[name]}/raw, or give --download"
+        )
+    return _assembled(paths)
 
 
 def _download(names: list[str], folder: Path) -> None:
@@ -99,6 +98,9 @@ def _assembled(paths: dict[str, Path]) -> Data:
                 raise UserError(
                     f"{paths[other]} is {reference[other].shape[1]} wide, and {paths['all' + part].name} is {width}"
                 )
+    if not labels["y"].any(0).all():
+        unlabelled = int(labels["y"].any(0).long().argmin())
+        raise UserError(f"{paths['y']}: class {unlabelled} has no labelled training node")
     for x, y in (("x", "y"), ("tx", "ty"), ("allx", "ally")):
         if len(features[x]) != len(labels[y]):
             raise UserError(f"{paths[x]} has {len(features[x])} rows, and {paths[y].name} has {len(labels[y])}")
@@ -148,7 +150,7 @@ def _labels(path: Path) -> torch.Tensor:
     rows = _unpickled(path)
     if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.dtype.kind not in "iufb" or not rows.size:
         raise UserError(f"{path}: expected an array of one-hot labels (nodes, classes)")
-    if not np.isin(rows, (0, 1)).all() or (rows.sum(1) > 1).any():
+    if not np.isin(rows, (0, 1)).all() or (rows.sum(1) != 1).any():
         raise UserError(f"{path}: expected one-hot labels: rows with a single 1 and else 0")
     return torch.from_numpy(rows.astype(np.int64))
 

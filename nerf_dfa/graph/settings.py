@@ -22,14 +22,14 @@ class Settings:
     dataset: str = "cora"
     model: str = "gcn"
     learning_rule: str = "dfa"
-    feedback: str = "uniform"  # kind of the random matrix; dfa and modular
-    average: float = 0.05  # weight of a new estimate in fdfa's feedback
-    epochs: int = 250  # steps, for each sees the whole graph
-    lr: float = 0.01  # of Adam
-    weight_decay: float = 0.0  # cheb and gcn: of the first layer alone
+    feedback: str = "uniform"
+    average: float = 0.05
+    epochs: int = 250
+    lr: float = 0.01
+    weight_decay: float = 0.0
     dropout: float = 0.0
-    attention_dropout: float = 0.0  # of attention coefficients; gat and dna
-    top_attention_dropout: float = 0.0  # of gat's second layer
+    attention_dropout: float = 0.0
+    top_attention_dropout: float = 0.0
 
 
 KINDS = {field.name: type(field.default) for field in fields(Settings)}
@@ -38,6 +38,19 @@ CHOICES = {
     "model": tuple(MODELS),
     "learning_rule": DIRECT_RULES + SEQUENTIAL_RULES,
     "feedback": tuple(kind for kind in PROJECTIONS if kind != "sparse"),  # which would need one more setting
+}
+MEANING = {
+    "dataset": "the graph",
+    "model": "the network",
+    "learning_rule": "how its hidden layers learn",
+    "feedback": "kind of the random matrix of dfa and modular",
+    "average": "weight of a new estimate in fdfa's feedback",
+    "epochs": "steps, for each sees the whole graph",
+    "lr": "learning rate of Adam",
+    "weight_decay": "L2 penalty; cheb and gcn: of the first layer alone",
+    "dropout": "of the inputs of both layers; dna: of what its two linear layers bound",
+    "attention_dropout": "of the attention coefficients of gat and dna",
+    "top_attention_dropout": "likewise, of gat's second layer",
 }
 # From the first number on, and below the second.
 RANGES = {

@@ -137,6 +137,7 @@ def write_report(
     model: RadianceModel,
     step: int,
     seconds: float,
+    restarts: int = 0,
 ) -> None:
     """metrics.json: the scores, and all that is needed to know how they came about."""
     device = next(model.parameters()).device
@@ -156,6 +157,7 @@ def write_report(
             **scores,
             "dual": options.dual != "none",
             "seed": options.seed,
+            "restarts": restarts,
             "device": f"{device.type} ({name})" if name != device.type else name,
             "threads": torch.get_num_threads(),
             "commit": git_commit(),

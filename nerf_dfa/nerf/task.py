@@ -77,13 +77,17 @@ class NerfTask:
     def loss(
         self, model: RadianceModel, batch: RayBatch, generator: torch.Generator | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Squared error of the coarse plus that of the fine pixels (equation 6); shown: the best one's PSNR."""
+        """Squared error of the coarse plus that of the fine pixels (equation 6); shown: the best one's PSNR.
+
+        Shown too: the contrast, the standard deviation of the best pixels' colours over that of the photographs'.
+        """
         rendered = render_rays(model, batch.rays, self.training, generator)
+        contrast = (rendered.best.rgb.detach().var(0).mean() / batch.colours.var(0).mean()).sqrt()
         coarse = (rendered.coarse.rgb - batch.colours).square().mean()
         if rendered.fine is None:
-            return coarse, {"psnr": psnr(coarse.detach())}
+            return coarse, {"psnr": psnr(coarse.detach()), "contrast": contrast}
         fine = (rendered.fine.rgb - batch.colours).square().mean()
-        shown = {"psnr": psnr(fine.detach()), "psnr_coarse": psnr(coarse.detach())}
+        shown = {"psnr": psnr(fine.detach()), "psnr_coarse": psnr(coarse.detach()), "contrast": contrast}
         return coarse + fine, shown
 
     def alignment(self, model: RadianceModel) -> Alignment:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from nerf_dfa.errors import UserError, plain_cautions
 from nerf_dfa.evaluation.metrics import to_uint8
+from nerf_dfa.nerf.collapse import RESTARTS, Collapsed, seed_of, watch
 from nerf_dfa.nerf.model import (
     build_model,
     codec,
@@ -78,17 +79,33 @@ def run(argv: list[str], default_config: Path | None) -> int:
         check_continues(folder, options)
     scene = load_run_scene(options, dataset_type)
     _check_scene(options, scene)
+    say = tqdm.write
+
+    def studio_of(trainer: Trainer) -> Studio:
+        return make_studio(trainer.model, scene, inference_settings(options, device), options, say)
+
     trainer = make_trainer(options, scene, device)
     _continue(trainer, options, folder)
-    say = tqdm.write
-    studio = make_studio(trainer.model, scene, inference_settings(options, device), options, say)
     if options.render_only:
         split = "test" if options.render_test else None
-        return _render_only(trainer, studio, options, folder, dataset_type, split)
+        return _render_only(trainer, studio_of(trainer), options, folder, dataset_type, split)
 
     write_args(folder, options, dataset_type, config)
     say(_headline(options, scene, trainer, device))
-    completed = train(trainer, studio, options, folder, dataset_type)
+    while True:
+        studio = studio_of(trainer)
+        try:
+            completed = train(trainer, studio, options, folder, dataset_type)
+            break
+        except Collapsed as collapse:
+            attempt = trainer.restarts + 1
+            if attempt > RESTARTS:
+                raise UserError(
+                    f"{collapse}, as after {RESTARTS} other initialisations: try --density_activation softplus, "
+                    "--output_bias mean or a smaller --lrate"
+                ) from None
+            say(f"{collapse}; starting anew from another initialisation, number {attempt} of at most {RESTARTS}")
+            trainer = make_trainer(options, scene, device, attempt)
     path = trainer.save(folder)
     if not completed:
         say(f"stopped at step {trainer.finished}, saved as {path}; the same command goes on from there")
@@ -100,9 +117,10 @@ def run(argv: list[str], default_config: Path | None) -> int:
     return 0
 
 
-def make_trainer(options: Options, scene: Scene, device: torch.device) -> Trainer:
-    """Model, task and optimiser of the options, before the first step."""
-    torch.manual_seed(options.seed)
+def make_trainer(options: Options, scene: Scene, device: torch.device, attempt: int = 0) -> Trainer:
+    """Model, task and optimiser of the options, before the first step. attempt: how many have collapsed before."""
+    seed = seed_of(options.seed, attempt)
+    torch.manual_seed(seed)
     model = build_model(options, scene_box(scene, options.bound))
     if options.output_bias == "mean":
         for field in model.fields.values():
@@ -123,9 +141,10 @@ def make_trainer(options: Options, scene: Scene, device: torch.device) -> Traine
         task,
         make_optimizer(model, options),
         exponential(options.lrate, options.lrate_decay * 1000),
-        torch.Generator(device).manual_seed(options.seed),
+        torch.Generator(device).manual_seed(seed),
         measured_precision(options, device) if options.precision == "auto" else options.precision,
         codec(model),
+        restarts=attempt,
     )
 
     def look() -> None:
@@ -172,6 +191,7 @@ def train(trainer: Trainer, studio: Studio, options: Options, folder: Path, data
                 writer.add_scalar(name, value, progress.step)
             writer.add_image("view", _preview(studio), progress.step, dataformats="HWC")
 
+        watch(trainer)
         trainer.every(1, show)
         trainer.every(options.i_print, log)
         trainer.every(options.i_img, preview)
@@ -230,6 +250,7 @@ def _test_set(trainer: Trainer, studio: Studio, options: Options, folder: Path, 
         trainer.model,
         trainer.finished,
         trainer.seconds,
+        trainer.restarts,
     )
     return scores
 

@@ -78,6 +78,7 @@ class Trainer:
     codec: ModelCodec | None = None
     finished: int = 0  # steps done
     seconds: float = 0.0  # time spent in them, over all parts of the run
+    restarts: int = 0  # how often training had to begin anew before this model
     hooks: list[tuple[int, Callable[[Progress], None]]] = field(default_factory=list)
     actions: list[tuple[int, Callable[[], None]]] = field(default_factory=list)
 
@@ -136,6 +137,7 @@ class Trainer:
         state = {
             "global_step": self.finished,
             "seconds": self.seconds,
+            "restarts": self.restarts,
             **self.codec.entries(),
             "optimizer_state_dict": self.optimizer.state_dict(),
             "generator_device": self.generator.device.type,
@@ -165,6 +167,7 @@ class Trainer:
         load_optimizer(self.optimizer, entry(contents, "optimizer_state_dict", path), str(path))
         self.finished = step_of(contents, path)
         self.seconds = float(contents.get("seconds", 0.0))
+        self.restarts = int(contents.get("restarts", 0))
         if contents.get("generator_device") == self.generator.device.type:
             self.generator.set_state(contents["generator_state"])
             torch.set_rng_state(contents["torch_rng_state"])

@@ -12,7 +12,7 @@ from torch_geometric.nn import ChebConv, DNAConv, GATConv, GCNConv, SplineConv
 
 from nerf_dfa.graph.data import make_graph
 from nerf_dfa.graph.models import GAT, GCN, Cheb, Spline
-from nerf_dfa.graph.operators import FeatureLinear, Features, NodewiseDNAConv, SplineSum
+from nerf_dfa.graph.operators import EdgeDots, EdgeSums, FeatureLinear, Features, Neighbours, NodewiseDNAConv, SplineSum
 
 
 @pytest.fixture
@@ -126,13 +126,17 @@ def test_spline_is_torch_geometrics(graph):
     torch.testing.assert_close(found, theirs(graph.features.dense(), graph.edges, graph.pseudo[:, None]))
 
 
+@pytest.mark.parametrize("mkl", [True, False])
 @pytest.mark.parametrize("layers", [1, 3])
-def test_dna_is_torch_geometrics_with_its_gradients(graph, layers):
+def test_dna_is_torch_geometrics_with_its_gradients(graph, layers, mkl, monkeypatch):
+    if mkl and not torch.backends.mkl.is_available():
+        pytest.skip("PyTorch without MKL")
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
     ours, theirs = NodewiseDNAConv(32, 4, 8), DNAConv(32, 4, 8)
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(60, layers, 32, requires_grad=True)
     other = torch.randn(60, 32)
-    found, expected = ours(x, graph.edges), theirs(x, graph.edges)
+    found, expected = ours(x.transpose(0, 1), graph.neighbours), theirs(x, graph.edges)
     torch.testing.assert_close(found, expected)
     sources = [x, *ours.parameters()], [x, *theirs.parameters()]
     for a, b in zip(
@@ -141,3 +145,29 @@ def test_dna_is_torch_geometrics_with_its_gradients(graph, layers):
         strict=True,
     ):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("operator", [EdgeDots, EdgeSums])
+def test_edge_operators_derivatives(operator):
+    """Both modes against finite differences; node 3 has no edge but its loop."""
+    edges = Neighbours(torch.tensor([[0, 1, 1, 2, 4], [1, 0, 2, 1, 1]]), 5, torch.float64)
+    a = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
+    b = torch.randn((2, 5, 3) if operator is EdgeDots else (2, 10), dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda a, b: operator.apply(a, b, edges), (a, b), check_forward_ad=True)
+
+
+def test_edge_operators_are_their_definitions():
+    pairs = torch.tensor([[0, 1, 1, 2, 4], [1, 0, 2, 1, 1]])
+    edges = Neighbours(pairs, 5, torch.float64)
+    there = torch.eye(5, dtype=torch.float64)
+    there[pairs[1], pairs[0]] = 1  # row: target
+    degrees = there.sum(1) ** -0.5
+    places = edges.targets, edges.sources
+    torch.testing.assert_close(edges.weights, (degrees[:, None] * there * degrees)[places])
+    assert len(edges.targets) == there.sum()
+    a, b = torch.randn(2, 5, 3, dtype=torch.float64)
+    torch.testing.assert_close(edges.dots(a, b), (a @ b.T)[places])
+    values = torch.randn(10, dtype=torch.float64)
+    matrix = torch.zeros(5, 5, dtype=torch.float64).index_put(places, values)
+    torch.testing.assert_close(edges.sums(a, values), matrix @ a)
+    torch.testing.assert_close(edges.sums_back(a, values), matrix.T @ a)

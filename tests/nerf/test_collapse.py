@@ -1,0 +1,96 @@
+import json
+
+import pytest
+import torch
+
+from nerf_dfa.nerf import train
+from nerf_dfa.nerf.collapse import Collapsed, seed_of, watch
+from nerf_dfa.training import Progress, Trainer
+
+
+class FakeTrainer(Trainer):
+    def __init__(self):
+        pass
+
+    def every(self, steps, hook):
+        self.steps, self.hook = steps, hook
+
+    def show(self, contrasts):
+        for number, contrast in enumerate(contrasts, 1):
+            step = number * self.steps
+            self.hook(Progress(step, 0.0, {"contrast": torch.tensor(contrast)}))
+
+
+def watched():
+    trainer = FakeTrainer()
+    watch(trainer)
+    return trainer
+
+
+@pytest.mark.parametrize(
+    "contrasts",
+    [
+        [0.0, 0.5, 0.9, 1.0],  # uniform in the very first steps
+        [0.3, 0.01, 0.3, 0.01, 0.3],  # never twice running
+        [0.3, float("nan"), float("inf"), float("nan")],  # photographs without contrast
+        [0.9] * 20 + [0.0] * 5,  # late: not looked at
+    ],
+)
+def test_what_is_no_collapse(contrasts):
+    watched().show(contrasts)
+
+
+def test_two_uniform_pictures_running_are():
+    with pytest.raises(Collapsed, match="step 150 all pixels have one colour"):
+        watched().show([0.3, 0.01, 0.001, 0.9])
+
+
+def test_attempts_have_seeds_of_their_own():
+    seeds = [seed_of(seed, attempt) for seed in range(100) for attempt in range(5)]
+    assert len(set(seeds)) == len(seeds)
+    assert seed_of(7, 0) == 7
+
+
+SMALL = (
+    "--white_bkgd --netdepth 2 --netwidth 16 --multires 4 --N_samples 8 --N_rand 32 --N_iters 160 --i_weights 0 "
+    "--frames 2 --i_img 0 --lrate 1e-3 --device cpu --precision fp32 --density_activation relu --output_bias mean"
+).split()
+
+
+@pytest.fixture
+def broken_at_first(monkeypatch):
+    """The first `count` models are empty everywhere, and stay so: the raw density is far below zero."""
+
+    def break_first(count):
+        build, made = train.build_model, []
+
+        def build_broken(options, box):
+            model = build(options, box)
+            made.append(model)
+            if len(made) <= count:
+                model.coarse.start_at = lambda colour: model.coarse.output_biases()[1].data.fill_(-1e3)
+            return model
+
+        monkeypatch.setattr(train, "build_model", build_broken)
+
+    return break_first
+
+
+def test_a_collapsed_run_begins_anew(tiny_scene, tmp_path, broken_at_first, capsys):
+    broken_at_first(2)
+    flags = ["--datadir", str(tiny_scene), "--basedir", str(tmp_path), "--expname", "anew", *SMALL]
+    assert train.main(flags) == 0
+    said = capsys.readouterr()
+    assert "number 1 of at most 4" in said.out + said.err
+    assert "number 2 of at most 4" in said.out + said.err
+    metrics = json.loads((tmp_path / "anew" / "metrics.json").read_text())
+    assert (metrics["restarts"], metrics["seed"], metrics["steps"]) == (2, 0, 160)
+
+
+def test_one_that_always_collapses_ends_in_one_line(tiny_scene, tmp_path, broken_at_first, capsys):
+    broken_at_first(5)
+    flags = ["--datadir", str(tiny_scene), "--basedir", str(tmp_path), "--expname", "never", *SMALL]
+    assert train.main(flags) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("train.py: error: collapsed: at step ")
+    assert "--density_activation softplus" in error
