@@ -3,8 +3,13 @@
 A new experiment is a function (arguments) -> None in EXPERIMENTS.
 """
 
-from nerf_dfa.experiments import bottleneck, practices
+from nerf_dfa.experiments import bottleneck, practices, views
 
-EXPERIMENTS = {"practices": practices.practices, "bottleneck": bottleneck.bottleneck}
+VIEWS = ("rules", "gap", "levers", "tiny-nerf", "dual", "xl", "alignment", "table-a5", "size")
+EXPERIMENTS = {
+    "practices": practices.practices,
+    "bottleneck": bottleneck.bottleneck,
+    **dict.fromkeys(VIEWS, views.views),
+}
 
 __all__ = ["EXPERIMENTS"]

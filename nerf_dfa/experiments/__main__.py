@@ -1,4 +1,4 @@
-"""python -m nerf_dfa.experiments NAME [--config FILE] [--out DIR] [--steps N] [--seeds N]"""
+"""python -m nerf_dfa.experiments NAME [--config FILE] [--out DIR] [--datadir DIR] [--steps N] [--seeds N] ..."""
 
 from __future__ import annotations
 
@@ -19,11 +19,18 @@ def main(argv: list[str] | None = None) -> int:
     """Runs an experiment; exit status 0, 2 for a user's mistake (one line), 130 when interrupted."""
     parser = argparse.ArgumentParser(prog="python -m nerf_dfa.experiments", description=__doc__)
     parser.add_argument("name", choices=EXPERIMENTS, help="which experiment")
-    parser.add_argument("--config", type=Path, help="file that states it (configs/learning); practices needs one")
+    parser.add_argument(
+        "--config", type=Path, help="file that states it; practices needs one (configs/learning), those of view "
+        "synthesis have configs/experiments/NAME.txt"
+    )  # fmt: skip
     parser.add_argument(
         "--out", type=Path, default=Path("results"), help="folder of the results (default: %(default)s)"
     )
-    parser.add_argument("--datadir", help="folder of the Fashion-MNIST files, for dataset = fashion")
+    parser.add_argument(
+        "--datadir", help="folder of the Fashion-MNIST files, for dataset = fashion; of nerf_synthetic and "
+        "nerf_llff_data for view synthesis (default: scenes)"
+    )  # fmt: skip
+    parser.add_argument("--columns", nargs="+", metavar="COLUMN", help="view synthesis: these columns alone")
     parser.add_argument("--steps", type=_positive, help="training steps of every run, in place of the config's")
     parser.add_argument("--seeds", type=_positive, help="how many seeds, in place of the config's")
     parser.add_argument("--threads", type=_positive, default=1, help="of torch; more hardly help at this size")

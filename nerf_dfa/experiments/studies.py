@@ -144,9 +144,9 @@ def read_study(path: Path) -> Study:
         tuple(columns),
         tuple(rows),
         tuple(shlex.split(head.get("flags", ""))),
-        int(_number(path, "seeds", head.get("seeds", "3"), int)),
+        _number(path, "seeds", head.get("seeds", "3"), int),
         rates,
-        None if search is None else int(_number(path, "search_steps", search, int)),
+        None if search is None else _number(path, "search_steps", search, int),
         head.get("figure", "dots"),
         head.get("note", ""),
     )
@@ -167,7 +167,7 @@ def reduced(study: Study, steps: int | None, seeds: int | None, columns: list[st
     return replace(study, columns=kept, rows=rows, seeds=seeds or study.seeds)
 
 
-def _number(path: Path, key: str, text: str, kind: type) -> float:
+def _number(path: Path, key: str, text: str, kind: type[int] | type[float]) -> int | float:
     try:
         value = kind(text)
     except ValueError:

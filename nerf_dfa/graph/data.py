@@ -43,6 +43,11 @@ class Graph:
     def neighbours(self) -> Neighbours:
         return Neighbours(self.edges, len(self.labels))
 
+    @cached_property
+    def training_neighbours(self) -> Neighbours:
+        """The edges into training nodes."""
+        return self.neighbours.into(self.parts["train"])
+
 
 @dataclass(frozen=True)
 class Links:

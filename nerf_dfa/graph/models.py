@@ -48,7 +48,8 @@ class GraphNetwork(nn.Module):
             raise ValueError(f"{type(self).__name__} has no learning rule '{rule}'; there are {', '.join(known)}")
         self.dropout = dropout
 
-    def forward(self, graph: Graph) -> Float[Tensor, "nodes out"]:
+    def forward(self, graph: Graph, training_nodes: bool = False) -> Float[Tensor, "nodes out"]:
+        """training_nodes: only these nodes' rows are asked for; the others' may be anything."""
         raise NotImplementedError
 
     def decayed(self) -> list[nn.Parameter]:
@@ -76,7 +77,7 @@ class TwoLayers(GraphNetwork):
         self.top_conv = self.top_convolution(out)
         self.rule = make_rule(rule, out, [self.width], **options).prepare(self)
 
-    def forward(self, graph: Graph) -> Float[Tensor, "nodes out"]:
+    def forward(self, graph: Graph, training_nodes: bool = False) -> Float[Tensor, "nodes out"]:
         tape = self.rule.tape()
         features = graph.features.dropout(self.dropout, self.training)
         h = self.activation(self.conv(self.linear(features), *self.structure(graph)))
@@ -215,13 +216,14 @@ class DNA(GraphNetwork):
         self.top_linear = nn.Linear(self.width, out)
         self.rule = make_rule(rule, out, [self.width] * (1 + self.layers), **options).prepare(self)
 
-    def forward(self, graph: Graph) -> Float[Tensor, "nodes out"]:
+    def forward(self, graph: Graph, training_nodes: bool = False) -> Float[Tensor, "nodes out"]:
         tape = self.rule.tape()
         x = tape.hidden(self.dropped(F.relu(self.linear(graph.features))))
         below = x[None]  # (layers so far, nodes, width)
         for conv in self.convs:
-            h = F.relu(conv(below, graph.neighbours))
-            x = tape.hidden(self.dropped(h) if conv is self.convs[-1] else h)
+            last = conv is self.convs[-1]
+            h = F.relu(conv(below, graph.training_neighbours if last and training_nodes else graph.neighbours))
+            x = tape.hidden(self.dropped(h) if last else h)
             below = torch.cat([below, x[None]])
         return tape.output(self.top_linear(x))
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, replace
-from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -133,8 +133,8 @@ class SplineSum(nn.Module):
 class Neighbours:
     """The edges of a graph with a loop at every node, sorted by target, and GCN's weight of each.
 
-    sources, targets, weights (edges,); starts (nodes,): the first edge into each node. order (edges,) sorts them by
-    source; source_starts: the first of these out of each node.
+    sources, targets, weights (edges,). Tensors with leading dimensions (batch) are taken as copies of the graph side
+    by side: one long loop instead of many short ones.
     """
 
     def __init__(self, edges: Int[Tensor, "2 edges"], nodes: int, dtype: torch.dtype = torch.float32) -> None:
@@ -142,43 +142,71 @@ class Neighbours:
         by_target = torch.argsort(edges[1], stable=True)
         self.nodes, self.weights = nodes, weights[by_target]
         self.sources, self.targets = edges[:, by_target]
-        self.starts = _starts(self.targets, nodes)
-        self.order = torch.argsort(self.sources, stable=True)
-        self.source_starts = _starts(self.sources[self.order], nodes)
+        self._copies = 0
+
+    def into(self, nodes: Int[Tensor, " _"]) -> Neighbours:
+        """The edges into these nodes alone, each with its weight in the whole graph."""
+        wanted = torch.zeros(self.nodes, dtype=torch.bool)
+        wanted[nodes] = True
+        kept = wanted[self.targets]
+        part = copy(self)
+        part.sources, part.targets, part.weights = self.sources[kept], self.targets[kept], self.weights[kept]
+        part._copies = 0
+        return part
+
+    def _make(self, copies: int) -> None:
+        """Index tables of so many copies, of which fewer copies' are the beginning."""
+        if copies <= self._copies:
+            return
+        self._copies, count = copies, len(self.sources)
+        order = torch.argsort(self.sources, stable=True)
+
+        def repeated(index: Tensor, step: int) -> Tensor:
+            return (index + step * torch.arange(copies)[:, None]).flatten().int()
+
+        self._sources, self._targets = repeated(self.sources, self.nodes), repeated(self.targets, self.nodes)
+        self._starts = repeated(_starts(self.targets, self.nodes), count)  # the first edge into each node
+        self._order = repeated(order, count)  # sorts edges by source
+        self._ends = repeated(self.targets[order], self.nodes)
+        self._source_starts = repeated(_starts(self.sources[order], self.nodes), count)
 
     def sums(
         self, table: Float[Tensor, "*batch nodes d"], values: Float[Tensor, "*batch edges"]
     ) -> Float[Tensor, "*batch nodes d"]:
         """For each node the sum of values * table[source] over the edges into it."""
-        return _batched(lambda t, v: _sums(t, self.sources, self.starts, v), table, values)
+        rows, count = table.numel() // table.shape[-1], values.numel()
+        self._make(rows // self.nodes)
+        flat = _sums(table.flatten(0, -2), self._sources[:count], self._starts[:rows], values.flatten())
+        return flat.view(table.shape)
 
     def sums_back(
         self, table: Float[Tensor, "*batch nodes d"], values: Float[Tensor, "*batch edges"]
     ) -> Float[Tensor, "*batch nodes d"]:
         """For each node the sum of values * table[target] over the edges out of it."""
-        targets = self.targets[self.order]
-        return _batched(lambda t, v: _sums(t, targets, self.source_starts, v), table, values[..., self.order])
+        rows, count = table.numel() // table.shape[-1], values.numel()
+        self._make(rows // self.nodes)
+        values = values.flatten().index_select(0, self._order[:count])
+        flat = _sums(table.flatten(0, -2), self._ends[:count], self._source_starts[:rows], values)
+        return flat.view(table.shape)
 
     def dots(
         self, a: Float[Tensor, "*batch nodes d"], b: Float[Tensor, "*batch nodes d"]
     ) -> Float[Tensor, "*batch edges"]:
         """a[target] . b[source] of every edge."""
-        if not torch.backends.mkl.is_available():
-            return _batched(lambda s, t: (s[self.targets] * t[self.sources]).sum(1), a, b)
-        ends = torch.cat([self.starts, self.starts.new_tensor([len(self.targets)])])
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PyTorch calls all sparse matrices of this layout beta
-            places = torch.sparse_csr_tensor(
-                ends, self.sources, a.new_zeros(len(self.sources)), (self.nodes, self.nodes), check_invariants=False
-            )
-            return _batched(lambda s, t: torch.sparse.sampled_addmm(places, s, t.T, beta=0).values(), a, b)
-
-
-def _batched(function: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
-    """The function of each pair of a's and b's items over the leading dimensions, which are those of both."""
-    batch = a.shape[:-2]
-    pairs = product(*map(range, batch))
-    return torch.stack([function(a[place], b[place]) for place in pairs]).unflatten(0, batch)
+        rows = a.numel() // a.shape[-1]
+        count = rows // self.nodes * len(self.sources)
+        self._make(rows // self.nodes)
+        a, b, batch = a.flatten(0, -2), b.flatten(0, -2), a.shape[:-2]
+        sources = self._sources[:count]
+        if torch.backends.mkl.is_available():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # PyTorch calls every matrix of this layout beta
+                starts = torch.cat([self._starts[:rows], self._starts.new_tensor([count])])
+                where = torch.sparse_csr_tensor(starts, sources, a.new_zeros(count), (rows, rows))
+                flat = torch.sparse.sampled_addmm(where, a, b.T, beta=0).values()
+        else:
+            flat = (a.index_select(0, self._targets[:count]) * b.index_select(0, sources)).sum(1)
+        return flat.view(*batch, -1)
 
 
 class EdgeDots(torch.autograd.Function):
@@ -215,7 +243,6 @@ class EdgeSums(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         table, values = ctx.saved_tensors
-        gradient = gradient.contiguous()
         return ctx.edges.sums_back(gradient, values), ctx.edges.dots(gradient, table), None
 
     @staticmethod
@@ -248,7 +275,9 @@ class NodewiseDNAConv(DNAConv):
         top = scores.amax(1, keepdim=True).clamp(min=0)
         shares = (scores - top).exp()
         shares = shares / (shares.sum(1, keepdim=True) + (-top).exp())  # one more choice: none, with score 0
-        shares = F.dropout(shares, heads.dropout, self.training) * edges.weights
+        if self.training and heads.dropout:  # F.dropout draws more slowly
+            shares = shares * (torch.rand_like(shares) >= heads.dropout) * (1 / (1 - heads.dropout))
+        shares = shares * edges.weights
         return EdgeSums.apply(value, shares, edges).sum(1).transpose(0, 1).flatten(1)
 
 

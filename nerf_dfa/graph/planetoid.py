@@ -98,15 +98,15 @@ def _assembled(paths: dict[str, Path]) -> Data:
                 raise UserError(
                     f"{paths[other]} is {reference[other].shape[1]} wide, and {paths['all' + part].name} is {width}"
                 )
-    if not labels["y"].any(0).all():
-        unlabelled = int(labels["y"].any(0).long().argmin())
-        raise UserError(f"{paths['y']}: class {unlabelled} has no labelled training node")
     for x, y in (("x", "y"), ("tx", "ty"), ("allx", "ally")):
         if len(features[x]) != len(labels[y]):
             raise UserError(f"{paths[x]} has {len(features[x])} rows, and {paths[y].name} has {len(labels[y])}")
     for part, reference in (("x", features), ("y", labels)):
         if not torch.equal(reference[part], reference[f"all{part}"][: len(reference[part])]):
             raise UserError(f"{paths[part]} differs from the first rows of {paths['all' + part].name}")
+    if not labels["y"].any(0).all():
+        unlabelled = int(labels["y"].any(0).long().argmin())
+        raise UserError(f"{paths['y']}: class {unlabelled} has no labelled training node")
     train, known = len(labels["y"]), len(labels["ally"])
     if train + VALIDATION_NODES > known:
         raise UserError(

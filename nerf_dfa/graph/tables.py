@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import signal
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
@@ -77,16 +78,18 @@ def run_cells(cells: Sequence[Cell], seeds: int, root: str, out: Path, jobs: int
         score = f"{run.get('test_accuracy', run.get('test_auc')):.3f}"
         print(f"{number}/{len(todo)}: {cell.name}, seed {seed}: {score}, {run['seconds']} s", file=sys.stderr)
 
-    if jobs == 1:
+    if jobs == 1 or not todo:
         for number, ((cell, seed), folder) in enumerate(zip(todo, folders, strict=True), 1):
             done(number, cell, seed, train(cell.settings, root, seed, folder))
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker) as pool:
+    with ProcessPoolExecutor(min(jobs, len(todo)), mp_context=context, initializer=_start_worker) as pool:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which they inherit: only their trainers heed Ctrl-C
         futures: dict[Future, tuple[Cell, int]] = {
             pool.submit(train, cell.settings, root, seed, folder): (cell, seed)
             for (cell, seed), folder in zip(todo, folders, strict=True)
         }
+        signal.signal(signal.SIGINT, before)
         try:
             for number, future in enumerate(as_completed(futures), 1):
                 done(number, *futures[future], future.result())

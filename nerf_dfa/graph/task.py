@@ -39,7 +39,7 @@ class NodeTask:
     def loss(
         self, model: nn.Module, batch: Int[Tensor, " nodes"], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        logits, labels = model(self.graph)[batch], self.graph.labels[batch]
+        logits, labels = model(self.graph, training_nodes=True)[batch], self.graph.labels[batch]
         return F.cross_entropy(logits, labels), {"accuracy": (logits.detach().argmax(1) == labels).float().mean()}
 
     @torch.no_grad()

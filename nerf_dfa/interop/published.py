@@ -38,11 +38,11 @@ PROJECTS = {
         FIELD | {"learning_rule": "dfa"},
         blender=dict(
             N_samples=64, N_importance=128, white_bkgd=True, no_batching=True, N_rand=1024,
-            lrate=1e-4, lrate_decay=500, N_iters=500_000,
+            lrate=1e-4, lrate_decay=500.0, N_iters=500_000,
         ),
         llff=dict(
             N_samples=64, N_importance=128, factor=4, llffhold=8, no_batching=True, N_rand=4096, raw_noise_std=1.0,
-            lrate=5e-4, lrate_decay=250, N_iters=200_000,
+            lrate=5e-4, lrate_decay=250.0, N_iters=200_000,
         ),
     ),
     "FlexibleNeRFModel": Project(
@@ -50,11 +50,11 @@ PROJECTS = {
         FIELD | {"learning_rule": "bp", "linear_first": True},
         blender=dict(
             N_samples=64, N_importance=64, white_bkgd=True, half_res=True, no_batching=True, N_rand=1024,
-            raw_noise_std=0.2, lrate=5e-3, lrate_decay=250, N_iters=200_000,
+            raw_noise_std=0.2, lrate=5e-3, lrate_decay=250.0, N_iters=200_000,
         ),
         llff=dict(
             N_samples=64, N_importance=64, factor=8, llffhold=8, no_batching=True, N_rand=1024, raw_noise_std=1.0,
-            lrate=5e-3, lrate_decay=250, N_iters=250_000,
+            lrate=5e-3, lrate_decay=250.0, N_iters=250_000,
         ),
     ),
 }  # fmt: skip
@@ -177,8 +177,6 @@ def _options(table: _Table, dataset_type: str) -> dict[str, Any]:
     }
 
 
-def _tenfold(thousands: int, factor: float) -> int:
+def _tenfold(thousands: int, factor: float) -> float:
     """Thousands of steps in which the learning rate falls tenfold if it falls by `factor` in so many thousands."""
-    if not 0 < factor < 1 or thousands <= 0:
-        return 0
-    return max(1, round(thousands / -math.log10(factor)))
+    return thousands / -math.log10(factor) if 0 < factor < 1 and thousands > 0 else 0.0

@@ -31,15 +31,20 @@ from nerf_dfa.learning.tapes import Record
 class ProbedFeedback(Feedback):
     """A matrix for every layer that follows the mean Jacobian, starting as DFA's uniform one. c * sum(l_i) numbers.
 
-    every: forward passes from one probe to the next. average: the weight b of a new estimate; the first ones count
+    every: forward passes from one probe to the next; first: passes at the start that all probe, because there the
+    Jacobian changes fastest. average: the weight b of a new estimate; the first ones count
     as much as their number says (1, 1/2, 1/3, ...), so that the random start is forgotten at once.
     """
 
-    def __init__(self, error_width: int, widths: Sequence[int], every: int = 1, average: float = 0.05) -> None:
+    def __init__(
+        self, error_width: int, widths: Sequence[int], every: int = 1, average: float = 0.05, first: int = 0
+    ) -> None:
         super().__init__(error_width)
-        if every < 1 or not 0 < average <= 1:
-            raise ValueError(f"every = {every} has to be at least 1 and average = {average} in (0, 1]")
-        self.every, self.average = every, average
+        if every < 1 or first < 0 or not 0 < average <= 1:
+            raise ValueError(
+                f"every = {every} has to be at least 1, first = {first} at least 0, average = {average} in (0, 1]"
+            )
+        self.every, self.average, self.first = every, average, first
         for layer, width in enumerate(widths):
             self.register_buffer(f"matrix_{layer}", (torch.rand(error_width, width) * 2 - 1) * width**-0.5)
         self.layers = len(widths)
@@ -61,7 +66,7 @@ class ProbedFeedback(Feedback):
     def next_probes(self) -> bool:
         """Counts a forward pass; True if it is one that probes."""
         self.passes += 1
-        return (self.passes - 1) % self.every == 0
+        return self.passes <= self.first or (self.passes - 1) % self.every == 0
 
     @torch.no_grad()
     def observe(self, error: Tensor, tangent: Tensor, flips: Sequence[Tensor], signs: Tensor) -> None:

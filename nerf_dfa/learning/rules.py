@@ -276,7 +276,7 @@ def make_rule(name: str, error_width: int, hidden_widths: Sequence[int], **optio
 
     error_width: width c of the network's output; hidden_widths: width of each feedback point, in order.
     options: for dfa, hdfa, drtp and modular: feedback (a kind of projection.py, or a Projection), shared,
-    normalisation ("layer", "max", "full" or "none"), device, k (sparse); modular: modules; fdfa: every, average.
+    normalisation ("layer", "max", "full" or "none"), device, k (sparse); modular: modules; fdfa: every, average, first.
     Random matrices are drawn from torch's global generator, after the weights if the rule is made last.
     Raises ValueError for an unknown name or a network without hidden layers, TypeError for an unknown option.
     """

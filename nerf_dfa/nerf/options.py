@@ -52,6 +52,16 @@ PRECROP: Condition = (lambda o: o.precrop_iters > 0, "precrop_iters is 0")
 RENDER_ONLY: Condition = (lambda o: o.render_only, "render_only is not set")
 MOVING: Condition = (lambda o: o.path != "test", "--path test takes the test views' own poses")
 
+# Flags by one name: above the config file, below those of the command line.
+PRESETS = {
+    # The method and the network of Launay et al. 2020; rates and steps are those of configs/blender and configs/llff.
+    "paper": "--field mlp --learning_rule dfa --feedback uniform --netdepth 4 --netwidth 128 --netdepth_fine 4 "
+    "--netwidth_fine 128 --use_viewdirs --feature_relu --density_activation relu --output_bias random "
+    "--N_samples 64 --N_importance 128 --occupancy 0",
+    # The best that was measured without transporting a weight: docs/results.md.
+    "dfa-best": "--learning_rule fdfa --probe_first 100 --probe_every 10 --output_bias mean",
+}
+
 
 def option(default: Any, text: str, *, choices: list[str] | None = None, when: Condition | None = None) -> Any:
     """A field of Options. when: the mode that reads it; given outside that mode it is an error."""
@@ -62,6 +72,12 @@ def option(default: Any, text: str, *, choices: list[str] | None = None, when: C
 class Options:
     """Settings of a run. A value of None means: not set, the program finds one."""
 
+    preset: str | None = option(
+        None,
+        "several flags at once, above the config file's and below your own; paper: the DFA paper's method and network; "
+        "dfa-best: the best learning without weight transport",
+        choices=list(PRESETS),
+    )
     # where things are
     expname: str | None = option(None, "name of the run (default: the config file's name and the learning rule)")
     basedir: str = option("renders", "folder that holds the run folders")
@@ -86,6 +102,7 @@ class Options:
     # the learning rule and the network
     learning_rule: str = option("dfa", "how the network learns", choices=FIELD_RULES)
     feedback: str = option("uniform", "kind of the random feedback matrix", choices=list(PROJECTIONS), when=RANDOM)
+    probe_first: int = option(0, "fdfa: network passes at the start that all make one", when=PROBED)
     probe_every: int = option(5, "fdfa: network passes from one forward perturbation to the next", when=PROBED)
     field: str = option(
         "mlp", "mlp: the paper's network; grid: feature grids and a small network", choices=["mlp", "grid"]
@@ -149,7 +166,7 @@ class Options:
     feedback_lrate: float | None = option(None, "the same for a feedback that learns (default: lrate)", when=LEARNED)
     grid_lrate: float | None = option(None, "the same for the features of grids (default: lrate)", when=GRID)
     warmup: int = option(0, "steps at the start in which only the top layers learn, whose gradient is exact")
-    lrate_decay: int = option(250, "the learning rate falls tenfold in this many thousand steps; 0: it is constant")
+    lrate_decay: float = option(250.0, "the learning rate falls tenfold in this many thousand steps; 0: it is constant")
     seed: int = option(0, "seed of weights, feedback and training rays")
     device: str = option("auto", "where to compute", choices=["auto", "cpu", "cuda"])
     precision: str = option(
@@ -250,13 +267,17 @@ def parse(argv: list[str], default_config: Path | None = None) -> tuple[Options,
     if default_config is not None and not any(a.split("=")[0] in ("--config", "--datadir") for a in argv):
         argv = ["--config", str(default_config), *argv]
     given = vars(parser.parse_args(argv))
+    asked = set(given) - {"preset", "config"}
+    if "preset" in given:
+        given = vars(parser.parse_args([*PRESETS[given["preset"]].split(), *argv]))
+        del given["preset"]  # settled: a run's args.txt has the flags themselves
     config = given.pop("config", None)
     options = Options(**given)
     if options.expname is None:
         stem = Path(config).stem if config else Path(options.datadir).name
         options.expname = f"{stem}_{options.learning_rule}"
     check(options)
-    return options, set(given), Path(config) if config else None
+    return options, asked, Path(config) if config else None
 
 
 def check(options: Options) -> None:
@@ -266,8 +287,8 @@ def check(options: Options) -> None:
         "render_factor frames fps probe_every bound grid_min grid_max grid_levels grid_features grid_depth grid_width "
         "feedback_lrate grid_lrate"
     ).split()
-    natural = "occupancy warmup N_importance raw_noise_std precrop_iters lrate_decay netchunk multires multires_views "
-    natural += "i_print i_img i_alignment i_weights i_testset i_video"
+    natural = "occupancy warmup probe_first N_importance raw_noise_std precrop_iters lrate_decay netchunk multires "
+    natural += "multires_views i_print i_img i_alignment i_weights i_testset i_video"
     for name in positive:
         value = getattr(options, name)
         if value is not None and value <= 0:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 Schedule = Callable[[int], float]
 
 
-def exponential(rate: float, decay_steps: int, factor: float = 0.1) -> Schedule:
+def exponential(rate: float, decay_steps: int | float, factor: float = 0.1) -> Schedule:
     """rate * factor^(step / decay_steps): NeRF's schedule. decay_steps 0 keeps the rate constant."""
     if decay_steps == 0:
         return lambda step: rate

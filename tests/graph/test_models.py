@@ -8,6 +8,7 @@ pytest.importorskip("torch_geometric", reason="pip install torch_geometric")
 
 from nerf_dfa.graph.data import make_graph
 from nerf_dfa.graph.models import DIRECT_RULES, GCN, MODELS, SEQUENTIAL_RULES
+from nerf_dfa.graph.planetoid import read_planetoid
 from nerf_dfa.graph.settings import Settings
 from nerf_dfa.graph.task import fit, make_task, make_trainer
 from nerf_dfa.learning.tapes import Tape
@@ -118,6 +119,16 @@ def test_small_graph_is_learnt(small, name, rule):
     assert scores["test_accuracy"] > 0.8
 
 
+@pytest.mark.parametrize(("rule", "low", "high"), [("bp", 0.75, 0.9), ("dfa", 0.72, 0.9), ("shallow", 0.1, 0.6)])
+def test_cora_is_learnt(data, rule, low, high):
+    root = data / "planetoid"
+    if not (root / "Cora").is_dir():
+        pytest.skip(f"no {root / 'Cora'}")
+    settings = Settings("cora", "gcn", rule, lr=0.02)
+    task = make_task(settings, read_planetoid("cora", root), 0)
+    assert low < fit(make_trainer(settings, task, 0), 40)["test_accuracy"] < high
+
+
 @pytest.mark.parametrize("name", ["gcn", "gat", "gae"])
 @pytest.mark.parametrize("rule", ["dfa", "fdfa"])
 def test_resumed_run_equals_an_unbroken_one(small, name, rule, tmp_path):
@@ -159,6 +170,18 @@ def test_weight_decay_of_cheb_and_gcn_is_the_first_layers(small):
         names = {key for key, p in trainer.model.named_parameters() if id(p) in decayed}
         everything = {key for key, _ in trainer.model.named_parameters()}
         assert names == ({"linear.weight", "conv.bias"} if name in ("cheb", "gcn") else everything)
+
+
+def test_training_nodes_have_the_logits_that_all_have(small):
+    """And the loss the same gradients."""
+    task = make_task(Settings("small", "dna", "bp"), small, 0)
+    model, train = make_trainer(Settings("small", "dna", "bp"), task, 0).model.eval(), task.graph.parts["train"]
+    other = torch.randn(len(train), 3)
+    asked, every = model(task.graph, training_nodes=True)[train], model(task.graph)[train]
+    torch.testing.assert_close(asked, every)
+    gradients = [torch.autograd.grad((y * other).sum(), list(model.parameters())) for y in (asked, every)]
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_unknown_rule_is_named():

@@ -171,3 +171,9 @@ def test_edge_operators_are_their_definitions():
     matrix = torch.zeros(5, 5, dtype=torch.float64).index_put(places, values)
     torch.testing.assert_close(edges.sums(a, values), matrix @ a)
     torch.testing.assert_close(edges.sums_back(a, values), matrix.T @ a)
+    part, kept = edges.into(torch.tensor([3, 1])), (edges.targets == 1) | (edges.targets == 3)
+    torch.testing.assert_close(part.weights, edges.weights[kept])
+    matrix[[0, 2, 4]] = 0
+    torch.testing.assert_close(part.sums(a, values[kept]), matrix @ a)
+    torch.testing.assert_close(part.sums_back(a, values[kept]), matrix.T @ a)
+    torch.testing.assert_close(part.dots(a, b), edges.dots(a, b)[kept])

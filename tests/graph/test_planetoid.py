@@ -55,7 +55,7 @@ def test_unknown_name(tmp_path):
 def test_missing_files_are_named(tmp_path):
     raw = write_planetoid(tmp_path)
     (raw / "ind.cora.tx").unlink()
-    with pytest.raises(UserError, match=r"raw: ind\.cora\.tx not found; put it there, or give --download"):
+    with pytest.raises(UserError, match=r"raw: ind\.cora\.tx not found; .* or give --download"):
         read_planetoid("cora", tmp_path)
 
 
@@ -114,6 +114,7 @@ def matrix_with_index(column):
     return matrix
 
 
+four_wide = {part: np.eye(4)[np.arange(count) % 3] for part, count in (("y", 9), ("ally", 520), ("ty", 29))}
 two_classes = np.eye(CLASSES)[[0, 1] * 5 + [2] * 510]
 
 
@@ -126,6 +127,8 @@ two_classes = np.eye(CLASSES)[[0, 1] * 5 + [2] * 510]
         ({"x": np.ones((9, FEATURES))}, r"ind\.cora\.x: expected a sparse matrix"),
         ({"allx": matrix_with_index(99)}, r"ind\.cora\.allx: expected a sparse matrix"),
         ({"y": np.full((9, CLASSES), 0.5)}, r"ind\.cora\.y: expected one-hot labels"),
+        ({"ty": np.zeros((29, CLASSES))}, r"ind\.cora\.ty: expected one-hot labels"),
+        (four_wide, r"ind\.cora\.y: class 3 has no labelled training node"),
         ({"y": np.eye(CLASSES)[[0, 1] * 4 + [0]]}, r"ind\.cora\.y differs from the first rows of ind\.cora\.ally"),
         ({"y": two_classes[:9], "ally": two_classes}, r"ind\.cora\.y: class 2 has no labelled training node"),
         ({"graph": {0: [1, 5000]}}, r"ind\.cora\.graph: it names nodes 0 to 5000; the other files have 0 to 549"),

@@ -72,7 +72,7 @@ def test_the_trainer_scales_rates_and_waits():
 
     model = torch.nn.ParameterList([torch.zeros(1), torch.zeros(1)])
     optimizer = torch.optim.SGD([{"params": [model[0]], "rate_scale": 0.5}, {"params": [model[1]], "start": 2}], lr=1.0)
-    trainer = Trainer(model, Sum(), optimizer, exponential(1.0, 1), torch.Generator())
+    trainer = Trainer(model, Sum(), optimizer, exponential(1.0, 1.0), torch.Generator())
     seen = []
     for _ in range(4):
         trainer.step()

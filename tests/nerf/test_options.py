@@ -85,7 +85,7 @@ def test_the_command_line_wins_over_the_file(tmp_path):
     assert {"N_rand", "N_samples"} <= given
 
 
-OTHER_PROGRAMS = (set(CONFIGS.glob("learning/*")), set(CONFIGS.glob("graph/*")))
+OTHER_PROGRAMS = [set(CONFIGS.glob(f"{folder}/*")) for folder in ("learning", "graph", "experiments")]
 SCENE_CONFIGS = sorted(set(CONFIGS.rglob("*.txt")).difference(*OTHER_PROGRAMS))
 
 

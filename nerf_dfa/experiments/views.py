@@ -1,0 +1,108 @@
+"""Experiments in view synthesis: runs the cells of a study that its JSON does not hold yet, and reports.
+
+OUT/NAME.json has all runs, with what each was trained by; OUT/NAME/ a picture of each cell; OUT/NAME.md the table and
+OUT/NAME.png the figure. The same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from nerf_dfa.benchmarks.measure import machine
+from nerf_dfa.errors import UserError
+from nerf_dfa.evaluation.report import git_commit
+from nerf_dfa.experiments.cells import run_cell
+from nerf_dfa.experiments.studies import HOME, Column, Row, Study, read_study, reduced
+from nerf_dfa.experiments.tables import say
+from nerf_dfa.experiments.view_tables import key_of, picture_path, write
+from nerf_dfa.files import write_text
+from nerf_dfa.nerf.outputs import write_png
+
+CONFIGS = HOME / "configs" / "experiments"
+DATA = Path("scenes")
+# The rate is chosen with this seed's weights and rays.
+SEARCH_SEED = 1000
+
+
+def views(arguments: argparse.Namespace) -> None:
+    """The study in configs/experiments that has the experiment's name, or another that --config names."""
+    path = arguments.config or CONFIGS / f"{arguments.name}.txt"
+    study = reduced(read_study(path), arguments.steps, arguments.seeds, arguments.columns)
+    data = Path(arguments.datadir) if arguments.datadir else DATA
+    print(write(study, run_study(study, arguments.out, data), arguments.out))
+
+
+def run_study(study: Study, out: Path, data: Path) -> dict[str, Any]:
+    """Runs what out/NAME.json lacks, seed by seed, so that all cells have as many; returns its contents."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{study.name}.json"
+    result = _read(path) if path.exists() else {"study": study.name, "runs": {}}
+    cells = [(row, column, study.arguments(row, column, data)) for row, column in study.cells()]
+    for row, column, _ in cells:
+        _check(study, row, column, result["runs"], path)
+    for seed in range(study.seeds):
+        for row, column, flags in cells:
+            rate = _rate(study, row, column, flags, result, path)
+            key = key_of(row, column, f"seed {seed}")
+            if key in result["runs"]:
+                continue
+            run, picture = run_cell(flags, seed, rate)
+            _keep(result, path, key, study, row, column, {"seed": seed, "rate": rate, **run})
+            (out / study.name).mkdir(exist_ok=True)
+            write_png(picture_path(out, study, row, column, seed), picture)
+            say(f"{study.name}: {key}: {run['psnr']:.2f} dB, {run['seconds']:.0f} s")
+    return result
+
+
+def _rate(study: Study, row: Row, column: Column, flags: list[str], result: dict[str, Any], path: Path) -> float:
+    """The factor of the learning rates with the best PSNR on training views that were held out."""
+    if len(study.rates) == 1:
+        return study.rates[0]
+    found = {}
+    for rate in study.rates:
+        key = key_of(row, column, f"rate {rate:g}")
+        if key not in result["runs"]:
+            steps = study.search_steps or int(_last(flags, "--N_iters"))
+            run, _ = run_cell(flags, SEARCH_SEED, rate, steps)
+            _keep(result, path, key, study, row, column, {"rate": rate, **run})
+            say(f"{study.name}: {key}: {run['val_psnr']:.2f} dB on views held out")
+        found[rate] = result["runs"][key]["val_psnr"]
+    return max(sorted(found), key=found.__getitem__)
+
+
+def _last(flags: list[str], name: str) -> str:
+    places = [place for place, flag in enumerate(flags) if flag == name]
+    if not places:
+        raise UserError(f"rates are tried for {name} steps: state it in the study's flags, or search_steps")
+    return flags[places[-1] + 1]
+
+
+def _keep(
+    result: dict[str, Any], path: Path, key: str, study: Study, row: Row, column: Column, run: dict[str, Any]
+) -> None:
+    stated = [*study.flags, *column.flags, *row.flags]
+    result["runs"][key] = {"flags": stated, **run, "machine": machine(), "commit": git_commit()}
+    write_text(path, json.dumps(result, indent=1) + "\n")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if not all(isinstance(run["flags"], list) for run in result["runs"].values()):
+            raise TypeError("runs without flags")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: cannot be continued ({type(error).__name__}: {error})") from None
+    return result
+
+
+def _check(study: Study, row: Row, column: Column, runs: dict[str, Any], path: Path) -> None:
+    stated = [*study.flags, *column.flags, *row.flags]
+    for key, run in runs.items():
+        if key.startswith(key_of(row, column, "")) and run["flags"] != stated:
+            raise UserError(
+                f"{path}: '{key}' was trained by other flags ({' '.join(run['flags'])}); move the file away, or give "
+                "another --out"
+            )

@@ -1,0 +1,224 @@
+"""Studies of view synthesis, run on a tiny scene."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nerf_dfa.errors import UserError
+from nerf_dfa.experiments import VIEWS, cells, views
+from nerf_dfa.experiments.__main__ import main
+from nerf_dfa.experiments.cells import held_out, psnr_8bit
+from nerf_dfa.experiments.studies import read_study, reduced
+from nerf_dfa.nerf.collapse import Collapsed
+from nerf_dfa.scenes import load_scene
+
+STUDY = """
+[study]
+title = A trial
+seeds = 2
+figure = {figure}
+flags = --N_iters 6 --N_rand 32 --N_samples 8 --precision fp32  # of all
+
+[column mlp]
+scene = lego
+flags = --datadir {scene} --white_bkgd --netdepth 2 --netwidth 16 --multires 4 --N_importance 4 --netdepth_fine 2 --netwidth_fine 8
+[column grid]
+flags = --datadir {scene} --white_bkgd --field grid --grid_min 4 --grid_max 8 --grid_levels 2
+
+[row bp]
+flags = --learning_rule bp
+[row dfa]
+flags = --learning_rule dfa --i_alignment 1
+[row best]
+only = grid
+flags = --preset dfa-best
+"""  # noqa: E501
+
+
+@pytest.fixture
+def study(tiny_scene, tmp_path):
+    """Writes the study; replacements: what stands in place of what."""
+
+    def write(figure="dots", **replacements):
+        text = STUDY.format(figure=figure, scene=tiny_scene.name)
+        for old, new in replacements.items():
+            text = text.replace(old, new)
+        path = tmp_path / "trial.txt"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def run(tiny_scene, tmp_path, capsys):
+    def run(path, *arguments):
+        flags = ["gap", "--config", str(path), "--datadir", str(tiny_scene.parent), "--out", str(tmp_path / "out")]
+        status = main([*flags, *arguments])
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return run
+
+
+def results(tmp_path):
+    return json.loads((tmp_path / "out" / "trial.json").read_text())["runs"]
+
+
+def test_every_cell_is_trained_once_and_reported(study, run, tmp_path):
+    status, table, progress = run(study())
+    assert status == 0, progress
+    runs = results(tmp_path)
+    cells = {"bp | mlp", "bp | grid", "dfa | mlp", "dfa | grid", "best | grid"}
+    assert set(runs) == {f"{cell} | seed {seed}" for cell in cells for seed in (0, 1)}
+    for key, one in runs.items():
+        assert one["steps"] == 6
+        assert one["psnr"] > 0
+        assert ("psnr_dual_pixels" in one) == ("mlp" in key)
+        assert ("alignment" in one) == key.startswith("dfa")
+    mean = np.mean([runs[f"dfa | grid | seed {seed}"]["psnr"] for seed in (0, 1)])
+    std = np.std([runs[f"dfa | grid | seed {seed}"]["psnr"] for seed in (0, 1)], ddof=1)
+    (row,) = [line for line in table.splitlines() if line.startswith("| dfa |")]
+    assert f"{mean:.2f} ± {std:.2f}" in row
+    assert "| published, NeRF BP | 32.54 |  |" in table
+    assert (tmp_path / "out" / "trial.md").read_text() in table + "\n"
+    assert (tmp_path / "out" / "trial.png").exists()
+
+    before = (tmp_path / "out" / "trial.json").read_text()
+    status, _, progress = run(study(**{"A trial": "Other words"}))
+    assert (status, progress) == (0, "")
+    assert (tmp_path / "out" / "trial.json").read_text() == before
+
+
+def test_the_psnr_is_that_of_the_picture_written(study, run, tmp_path, tiny_scene):
+    run(study(), "--seeds", "1", "--columns", "grid")
+    scene = load_scene(tiny_scene)
+    index = scene.split["test"][0]
+    with Image.open(tmp_path / "out" / "trial" / "bp_grid_0.png") as image:
+        picture = torch.from_numpy(np.array(image))
+    assert picture.shape == (*scene.images.shape[1:3], 3)
+    assert len(scene.split["test"]) >= 1
+    if len(scene.split["test"]) == 1:
+        rgba = scene.images[index].double() / 255
+        truth = ((rgba[..., :3] * rgba[..., 3:] + 1 - rgba[..., 3:]) * 255 + 0.5).to(torch.uint8)
+        assert results(tmp_path)["bp | grid | seed 0"]["psnr"] == pytest.approx(psnr_8bit(picture, truth), abs=0.05)
+
+
+@pytest.mark.parametrize("figure", ["pictures", "alignment"])
+def test_figures(study, run, tmp_path, figure):
+    assert run(study(figure), "--seeds", "1")[0] == 0
+    with Image.open(tmp_path / "out" / "trial.png") as image:
+        assert image.width > 200
+
+
+def test_more_seeds_go_on_and_other_flags_are_refused(study, run, tmp_path):
+    assert run(study(), "--seeds", "1", "--columns", "grid")[0] == 0
+    first = results(tmp_path)
+    assert run(study(), "--seeds", "2", "--columns", "grid")[0] == 0
+    assert {key: results(tmp_path)[key] for key in first} == first
+    assert len(results(tmp_path)) == 2 * len(first)
+    status, _, error = run(study(), "--steps", "7", "--columns", "grid")
+    assert status == 2
+    assert "trained by other flags" in error
+    assert error.count("\n") == 1
+
+
+def test_the_rate_is_chosen_on_training_views_held_out(study, run, tmp_path, monkeypatch):
+    calls = []
+
+    def fake(flags, seed, factor, search_steps=None):
+        calls.append((seed, factor, search_steps))
+        score = {0.5: 1.0, 1.0: 3.0, 2.0: 2.0}[factor]
+        found = {"restarts": 0, "views": 1, "seconds": 1.0}
+        if search_steps is not None:
+            return {**found, "val_psnr": score}, None
+        return {**found, "psnr": 20.0 + seed}, torch.zeros(4, 4, 3, dtype=torch.uint8)
+
+    monkeypatch.setattr(views, "run_cell", fake)
+    path = study(**{"seeds = 2": "seeds = 2\nrates = 0.5 1 2\nsearch_steps = 3"})
+    status, table, _ = run(path, "--columns", "grid")
+    assert status == 0
+    assert calls[:4] == [(1000, 0.5, 3), (1000, 1.0, 3), (1000, 2.0, 3), (0, 1.0, None)]
+    assert {call[1] for call in calls if call[2] is None} == {1.0}
+    assert "20.50 ± 0.71 (1)" in table
+
+
+def test_views_held_out_are_training_views_and_no_test_view_is_looked_at(tiny_scene):
+    scene = load_scene(tiny_scene)
+    part = held_out(scene)
+    assert set(part.split["train"]) | set(part.split["val"]) == set(scene.split["train"])
+    assert not set(part.split["train"]) & set(part.split["val"])
+    assert part.split["val"]
+
+
+def test_a_collapsed_run_begins_anew_and_is_counted(study, run, tmp_path, monkeypatch):
+    make = cells.make_trainer
+
+    def collapsing(options, scene, device, attempt=0):
+        trainer = make(options, scene, device, attempt)
+        if attempt < 2:
+
+            def collapse(progress):
+                raise Collapsed(progress.step)
+
+            trainer.every(3, collapse)
+        return trainer
+
+    monkeypatch.setattr(cells, "make_trainer", collapsing)
+    status, table, _ = run(study(), "--seeds", "1", "--columns", "grid")
+    assert status == 0
+    assert {one["restarts"] for one in results(tmp_path).values()} == {2}
+    assert "3 runs, of which 3 collapsed and began anew (6 times)" in table
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("[row dfa]", "[line dfa]", ["[line dfa]", "[row NAME]"]),
+        ("seeds = 2", "seed = 2", ["unknown key 'seed'", "seeds"]),
+        ("seeds = 2", "seeds = two", ["seeds = two", "whole number"]),
+        ("figure = dots", "figure = bars", ["figure = bars", "pictures"]),
+        ("only = grid", "only = grid; gird", ["only = gird", "no such column"]),
+        ("--learning_rule bp", "--learning_rule pb", ["row bp", "column mlp", "learning_rule"]),
+        ("--learning_rule bp", "--learning_rule bp --probe_every 3", ["probe_every has no effect"]),
+        ("[row bp]", "[row bp", ["trial.txt"]),
+        ("--datadir tiny", "--datadir nothing", ["nothing"]),
+    ],
+)
+def test_mistakes_are_one_line(study, run, old, new, words, tiny_scene):
+    if "--datadir" in old:
+        old, new = f"--datadir {tiny_scene.name}", "--datadir nothing"
+    status, _, error = run(study(**{old: new}))
+    assert status == 2
+    assert error.startswith("experiments: error: ")
+    assert error.count("\n") == 1
+    for word in words:
+        assert word in error
+
+
+def test_damaged_results_are_named(study, run, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "trial.json").write_text('{"runs": {"a": 1}}')
+    status, _, error = run(study())
+    assert status == 2
+    assert "trial.json" in error
+    assert "cannot be continued" in error
+
+
+def test_a_column_that_is_not_there(study, run):
+    status, _, error = run(study(), "--columns", "voxels")
+    assert status == 2
+    assert "no column 'voxels'; it has mlp; grid" in error
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_the_studies_that_come_with_the_program_are_whole(name, tmp_path):
+    """Every cell's flags are train.py's, with a config that exists."""
+    study = read_study(views.CONFIGS / f"{name}.txt")
+    for row, column in study.cells():
+        assert study.arguments(row, column, tmp_path)
+    with pytest.raises(UserError):
+        reduced(study, None, None, ["no such column"])
