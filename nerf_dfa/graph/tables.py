@@ -27,10 +27,8 @@ from nerf_dfa.graph.settings import Settings, make_settings, read_config
 from nerf_dfa.graph.task import train
 from nerf_dfa.training.devices import keep_freed_memory
 
-MEASURED = (
-    "mean ± standard deviation over {seeds} seeds, each run at the epoch of best validation; in brackets what "
-    "Launay et al. 2020 published"
-)
+SCORED = "mean ± standard deviation over {seeds} seeds, each run at the epoch of best validation"
+ALIGNED = "layer by layer at the end of training, mean ± standard deviation over nodes, both the mean of {seeds} seeds"
 
 
 @dataclass
@@ -129,7 +127,8 @@ def markdown(name: str, table: Table, datasets: Sequence[str], cells: Sequence[C
         lines.append(_line([model, *(shown(table.what, by_name["-".join(key)], key, seeds) for key in keys)]))
     rules = sorted({f"{c.settings.learning_rule} ({c.name})" for c in cells if c.name.endswith("-best")})
     seconds = sum(run["seconds"] for cell in cells for seed, run in cell.runs.items() if seed < seeds)
-    lines += ["", f"{table.title}: {MEASURED.format(seeds=seeds)}."]
+    measured = ALIGNED if table.what == "alignment" else SCORED
+    lines += ["", f"{table.title}: {measured.format(seeds=seeds)}; in brackets what Launay et al. 2020 published."]
     lines += [f"best: {', '.join(rules)}."] if rules else []
     about = machine()
     lines += [f"{seeds * len(cells)} runs, {seconds:.0f} s of one thread on {about['cpu']}, torch {about['torch']}."]

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from nerf_dfa.fields.field import Field
@@ -114,6 +114,38 @@ def render_rays(
     far = rays.far
     if model.coarse.box is not None:
         rays = rays.clipped(model.coarse.box)
+    if model.occupancy is None or torch.is_grad_enabled() or settings.opaque_end:
+        return march(model, rays, far, settings, generator)
+    meets = meeting(model.occupancy, rays, settings)
+    part = march(model, rays.map(lambda x: x[meets]), far[meets], settings, generator)
+    return RenderedRays(*(pixels and among_empty(pixels, meets, far, settings.background) for pixels in part))
+
+
+def meeting(occupancy: OccupancyGrid, rays: Rays, settings: RenderSettings) -> Bool[Tensor, " rays"]:
+    """Which rays come through an occupied cell, by as many samples as the fine field would have."""
+    t = stratified(rays.near, rays.far, settings.samples + settings.importance, settings.lindisp, None)
+    return occupancy.along(rays.origins, rays.directions, t).any(1) & (rays.near < rays.far)
+
+
+def among_empty(part: Pixels, chosen: Bool[Tensor, " rays"], far: Float[Tensor, " rays"], background: float) -> Pixels:
+    """The chosen rays' pixels among those of rays that see nothing."""
+    rays = len(chosen)
+    rgb, opacity = part.rgb.new_full((rays, 3), background), part.opacity.new_zeros(rays)
+    weights = part.weights.new_zeros(rays, part.weights.shape[1])
+    rgb[chosen], opacity[chosen], weights[chosen] = part.rgb, part.opacity, part.weights
+    depth = far.clone()
+    depth[chosen] = part.depth
+    return Pixels(rgb, opacity, depth, weights)
+
+
+def march(
+    model: RadianceModel,
+    rays: Rays,
+    far: Float[Tensor, " rays"],
+    settings: RenderSettings,
+    generator: torch.Generator | None,
+) -> RenderedRays:
+    """Pixels of rays that the fields' box has clipped already; `far` is where they ended before."""
     jitter = generator if settings.perturb else None
     look = partial(see, model, rays, far, settings, generator)
     t = stratified(rays.near, rays.far, settings.samples, settings.lindisp, jitter)

@@ -96,6 +96,7 @@ def test_link_and_alignment_tables(where, capsys):
     dna = next(line for line in out.splitlines() if line.startswith("| dna"))
     assert dna.count("±") == 7  # six layers, and the published number
     assert "(0.92 ± 0.30)" in dna
+    assert "at the end of training" in out
 
 
 def test_a_process_of_its_own_gives_the_same(where, tmp_path):

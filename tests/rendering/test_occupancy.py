@@ -9,6 +9,7 @@ import torch
 from nerf_dfa.fields.field import Field
 from nerf_dfa.rendering import Cameras, OccupancyGrid, RadianceModel, Rays, RenderSettings, image_rays, render_rays
 from nerf_dfa.rendering.occupancy import OPTICAL_DEPTH
+from nerf_dfa.rendering.renderer import march, meeting
 
 BOX = torch.tensor([[-1.0, -1.5, -1.0], [1.0, 1.5, 2.0]])
 LENGTH = 0.1
@@ -177,3 +178,32 @@ def test_along_rays_it_says_the_same_as_of_points():
     points = origins[:, None] + t[..., None] * directions[:, None]
     assert torch.equal(grid.along(origins, directions, t), grid.contains(points))
     assert grid.contains(points).float().mean() < 1
+
+
+@pytest.mark.parametrize("importance", [0, 30])
+def test_rays_that_meet_nothing_are_not_followed(importance):
+    """The others' pixels are those of following all; those are the background, at the far end."""
+    settings = replace(SETTINGS, importance=importance, background=0.5)
+    model = RadianceModel(Ball(), Ball() if importance else None, filled(64, box=ALL_IN_VIEW))
+    with torch.no_grad():
+        meets = meeting(model.occupancy, rays(), settings)
+        assert 20 < meets.sum() < 100
+        seen = render_rays(model, rays(), settings)
+        every = march(model, rays(), rays().far, settings, None)
+    for a, b in zip(seen, every, strict=True):
+        if b is not None:
+            for x, y in zip(a, b, strict=True):
+                torch.testing.assert_close(x[meets], y[meets])
+    assert (seen.best.rgb[~meets] == 0.5).all()
+    assert (seen.best.opacity[~meets] == 0).all()
+    assert (seen.best.depth[~meets] == 7).all()
+    assert seen.best.weights.shape == every.best.weights.shape
+
+
+def test_no_ray_meets_anything():
+    empty = filled(8)
+    empty.occupied.zero_()
+    with torch.no_grad():
+        seen = render_rays(RadianceModel(Ball(), Ball(), empty), rays(), replace(SETTINGS, importance=10)).best
+    assert (seen.rgb == 1).all()
+    assert (seen.depth == 7).all()
