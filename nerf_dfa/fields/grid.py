@@ -13,8 +13,9 @@ from nerf_dfa.fields.encodings import encoded_width, positional_encoding
 from nerf_dfa.fields.field import Activation, DensityActivation, Field, activated, joint_linear
 from nerf_dfa.fields.grids import FeatureGrids
 from nerf_dfa.learning import make_rule
+from nerf_dfa.learning.sequential import SequentialLinear
 
-GridGradient = Literal["feedback", "first_layer"]
+GridGradient = Literal["feedback", "kp", "first_layer"]
 
 
 class GridField(Field):
@@ -22,7 +23,8 @@ class GridField(Field):
 
     Feedback points: both hidden layers, and with grid_gradient "feedback" the features themselves, so that the grids
     learn from e @ B_0 and no weight is transported anywhere; with "first_layer" they get the delta of the layer that
-    reads them times its weights.
+    reads them times its weights, and with "kp" times a matrix that learns by these weights' updates, so that again none
+    is transported: the grids' feedback is then gated by which units of that layer are active.
 
     box: lower and upper corner of the cube or cuboid in the world that the grids fill; the field is empty outside
     it, and the renderer samples inside it only.
@@ -48,7 +50,8 @@ class GridField(Field):
         self.grid_gradient = grid_gradient
         self.activation: Activation = activation
         self.grids = FeatureGrids(resolutions, features, depth, log2_table)
-        self.density_hidden = nn.Linear(self.grids.width, width)
+        first = nn.Linear(self.grids.width, width)
+        self.density_hidden = SequentialLinear(first, "kp") if grid_gradient == "kp" else first
         self.density_head = nn.Linear(width, 1)
         self.colour_hidden = nn.Linear(width + encoded_width(3, direction_frequencies), width)
         self.colour_head = nn.Linear(width, 3)

@@ -55,6 +55,7 @@ class Rule(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self._factory: Callable[[], Tape] | None = None  # stands in for _tape while measuring
+        self._network: list[nn.Module] = []
 
     def tape(self) -> Tape:
         """A tape for one forward pass; without gradients every rule's pass is the same."""
@@ -71,19 +72,27 @@ class Rule(nn.Module):
 
     def prepare(self, network: nn.Module) -> Rule:
         """Changes the network's layers where the rule needs it; call it when they are made. Returns the rule."""
+        self._network = [network]  # in a list: the network owns the rule, not the other way round
         return self
 
     @contextmanager
     def collecting(self) -> Iterator[list[Collect]]:
         """Within it, forward passes have their exact gradients, and their tapes are in the list: to measure."""
         tapes: list[Collect] = []
+        layers = [m for network in self._network for m in network.modules() if isinstance(m, SequentialLinear)]
 
         def collect() -> Tape:
             tapes.append(Collect())
             return tapes[-1]
 
-        with self.using(collect):
-            yield tapes
+        for layer in layers:
+            layer.exact = True
+        try:
+            with self.using(collect):
+                yield tapes
+        finally:
+            for layer in layers:
+                layer.exact = False
 
     def unchanged(self) -> AbstractContextManager[None]:
         """Within it, passes give the rule's gradients: none learns from a pass, hdfa makes no exact ones."""
@@ -134,7 +143,7 @@ class ForwardProbed(DirectFeedback):
 
     def prepare(self, network: nn.Module) -> Rule:
         swap_linears(network, TangentLinear)
-        return self
+        return super().prepare(network)
 
 
 class Hybrid(DirectFeedback):
@@ -166,24 +175,10 @@ class Sequential(Rule):
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.kind = kind
-        self._network: list[nn.Module] = []
 
     def prepare(self, network: nn.Module) -> Rule:
         send_back(network, self.kind)
-        self._network = [network]  # in a list: the network owns the rule, not the other way round
-        return self
-
-    @contextmanager
-    def collecting(self) -> Iterator[list[Collect]]:
-        layers = [m for network in self._network for m in network.modules() if isinstance(m, SequentialLinear)]
-        for layer in layers:
-            layer.exact = True
-        try:
-            with super().collecting() as tapes:
-                yield tapes
-        finally:
-            for layer in layers:
-                layer.exact = False
+        return super().prepare(network)
 
 
 class TargetFeedback(SharedFeedback):

@@ -37,6 +37,10 @@ GRID_FEEDBACK: Condition = (
     "it needs field = grid and learning_rule = dfa, dkp, fdfa or modular",
 )
 BOXED: Condition = (lambda o: o.field == "grid" or bool(o.occupancy), "it needs field = grid or an occupancy")
+SKIPPING: Condition = (
+    lambda o: o.occupancy != 0 and (o.field == "grid" or o.occupancy is not None),
+    "nothing is skipped without an occupancy",
+)
 FINE: Condition = (lambda o: o.N_importance > 0, "N_importance = 0 trains no fine network")
 FINE_MLP: Condition = (lambda o: o.N_importance > 0 and o.field == "mlp", "there is no fine MLP")
 ENCODED: Condition = (
@@ -128,8 +132,9 @@ class Options:
     )
     grid_gradient: str = option(
         "feedback",
-        "grids learn from their own projected error, or from the first layer's delta times its weights",
-        choices=["feedback", "first_layer"],
+        "grids learn from their own projected error, or from the first layer's delta: times its weights, or (kp, for "
+        "Kolen and Pollack) a matrix that learns as they do",
+        choices=["feedback", "kp", "first_layer"],
         when=GRID_FEEDBACK,
     )
     grid_width: int = option(64, "width of the two hidden layers behind the grids", when=GRID)
@@ -159,6 +164,12 @@ class Options:
     # training
     N_iters: int = option(200_000, "training steps")
     N_rand: int = option(32 * 32 * 4, "rays of a training step")
+    N_points: int = option(
+        0,
+        "samples that a step evaluates, about: while space is not known to be empty it takes fewer rays than N_rand; "
+        "0: as many as N_rand has",
+        when=SKIPPING,
+    )
     no_batching: bool = option(False, "take the rays of a step from one image")
     precrop_iters: int = option(0, "steps at the start that see only the middle of the images")
     precrop_frac: float = option(0.5, "fraction of the image that is this middle", when=PRECROP)
@@ -287,8 +298,8 @@ def check(options: Options) -> None:
         "render_factor frames fps probe_every bound grid_min grid_max grid_levels grid_features grid_depth grid_width "
         "feedback_lrate grid_lrate"
     ).split()
-    natural = "occupancy warmup probe_first N_importance raw_noise_std precrop_iters lrate_decay netchunk multires "
-    natural += "multires_views i_print i_img i_alignment i_weights i_testset i_video"
+    natural = "occupancy N_points warmup probe_first N_importance raw_noise_std precrop_iters lrate_decay netchunk "
+    natural += "multires multires_views i_print i_img i_alignment i_weights i_testset i_video"
     for name in positive:
         value = getattr(options, name)
         if value is not None and value <= 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -32,7 +33,7 @@ class NerfTask:
     """Batches of random pixels' rays, and the loss of the NeRF paper.
 
     Images stay 8-bit where the scene has them, in memory or mapped from a file; only the pixels of a batch become rays.
-    Pixels are drawn with replacement.
+    Pixels are drawn with replacement. rays_per_step: their number, asked for at every step where it changes.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class NerfTask:
         scene: Scene,
         training: RenderSettings,
         inference: RenderSettings,
-        rays_per_step: int,
+        rays_per_step: int | Callable[[], int],
         device: torch.device,
         one_image: bool = False,
         precrop_steps: int = 0,
@@ -51,7 +52,8 @@ class NerfTask:
         self.images, self.cameras = scene.images.to(device), scene.cameras.to(device)
         self.views = torch.tensor(scene.split["train"], device=device)
         self.training, self.inference = training, inference
-        self.rays_per_step = rays_per_step
+        self.rays_per_step = rays_per_step if callable(rays_per_step) else lambda: rays_per_step
+        self.rays_drawn = 0
         self.one_image = one_image
         self.precrop_steps, self.precrop_fraction = precrop_steps, precrop_fraction
         self._validation = self._validation_batch() if scene.split.get("val") else None
@@ -59,7 +61,8 @@ class NerfTask:
     def batch(self, step: int, generator: torch.Generator) -> RayBatch:
         """Random pixels of random images, or of one; of the images' middle in the first precrop steps."""
         fraction = self.precrop_fraction if step <= self.precrop_steps else 1.0
-        n, device = self.rays_per_step, self.images.device
+        n, device = self.rays_per_step(), self.images.device
+        self.rays_drawn += n
         height, width = self.images.shape[1:3]
 
         def draw(low: int, high: int, count: int) -> Tensor:

@@ -126,11 +126,20 @@ def make_trainer(options: Options, scene: Scene, device: torch.device, attempt: 
         for field in model.fields.values():
             field.start_at(mean_colour(scene))
     model = model.to(device)
+    rays: dict[int, int] = {}  # of a step, by the number of looks that the occupancy has had: it changes with each
+
+    def rays_of_step() -> int:
+        looks = trainer.finished // LOOK_EVERY
+        if looks not in rays:
+            rays.clear()
+            rays[looks] = _rays_within(options, 1.0 if model.occupancy is None else model.occupancy.share())
+        return rays[looks]
+
     task = NerfTask(
         scene,
         training_settings(options, device),
         inference_settings(options, device),
-        options.N_rand,
+        rays_of_step,
         device,
         options.no_batching,
         options.precrop_iters,
@@ -158,6 +167,14 @@ def make_trainer(options: Options, scene: Scene, device: torch.device, attempt: 
     return trainer
 
 
+def _rays_within(options: Options, occupied: float) -> int:
+    """How many rays' samples in an occupied share of space are about N_points; at most N_rand, at least a sixteenth."""
+    if not options.N_points:
+        return options.N_rand
+    samples = (options.N_samples + options.N_importance) * max(occupied, 1e-6)
+    return min(options.N_rand, max(round(options.N_points / samples), -(-options.N_rand // 16)))
+
+
 def train(trainer: Trainer, studio: Studio, options: Options, folder: Path, dataset_type: str) -> bool:
     """The training loop with its bar, logs, checkpoints and renders; False if it was interrupted."""
     if trainer.finished >= options.N_iters:
@@ -168,7 +185,7 @@ def train(trainer: Trainer, studio: Studio, options: Options, folder: Path, data
         SummaryWriter(str(folder), purge_step=trainer.finished + 1) as writer,
         tqdm(total=options.N_iters, initial=trainer.finished, unit="step", dynamic_ncols=True) as bar,
     ):
-        first, begin = trainer.finished, time.perf_counter()
+        begin, before = time.perf_counter(), trainer.seconds
         shown = begin
 
         def show(progress: Progress) -> None:
@@ -176,7 +193,7 @@ def train(trainer: Trainer, studio: Studio, options: Options, folder: Path, data
             if time.perf_counter() - shown < SHOW_SECONDS:  # reading the PSNR would make a GPU wait
                 return
             shown = time.perf_counter()
-            rate = (progress.step - first) * options.N_rand / (time.perf_counter() - begin)
+            rate = trainer.task.rays_drawn / (shown - begin)
             bar.set_postfix_str(f"PSNR {float(progress.scalars['psnr']):.2f} dB, {rate:,.0f} rays/s", refresh=False)
             bar.update(progress.step - bar.n)
 
@@ -184,7 +201,7 @@ def train(trainer: Trainer, studio: Studio, options: Options, folder: Path, data
             for name, value in progress.numbers().items():
                 writer.add_scalar(name, value, progress.step)
             writer.add_scalar("learning_rate", trainer.schedule(progress.step), progress.step)
-            writer.add_scalar("rays_per_second", progress.step * options.N_rand / progress.seconds, progress.step)
+            writer.add_scalar("rays_per_second", trainer.task.rays_drawn / (progress.seconds - before), progress.step)
 
         def preview(progress: Progress) -> None:
             for name, value in trainer.task.evaluate(trainer.model).items():

@@ -99,5 +99,9 @@ class OccupancyGrid(nn.Module):
         low, high = self.box
         return low + (corner + within) / n * (high - low)
 
+    def share(self) -> float:
+        """The occupied share of the box."""
+        return self.occupied.float().mean().item()
+
     def extra_repr(self) -> str:
-        return f"{self.resolution}, {self.occupied.float().mean().item():.1%} occupied"
+        return f"{self.resolution}, {self.share():.1%} occupied"

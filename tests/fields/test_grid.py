@@ -67,6 +67,25 @@ def test_or_from_the_first_layers_delta_times_its_weights():
     torch.testing.assert_close(field.density_hidden.bias.grad, delta.sum(0))
 
 
+def test_or_from_the_first_layers_delta_times_what_learns_as_its_weights_do():
+    field = GridField(BOX, resolutions=[3], features=6, width=8, learning_rule="dfa", grid_gradient="kp")
+    points, error = torch.rand(7, 3), torch.randn(7, 4)
+    before = learn(field, points, error)
+    delta = (error @ field.rule.feedback.projection.matrix[:, :8] / 8**0.5) * (before > 0)
+    layer = field.density_hidden
+    assert not torch.equal(layer.back, layer.weight)
+    torch.testing.assert_close(field.grids.table.grad, grid_gradient(field, points, delta @ layer.back))
+    torch.testing.assert_close(layer.back.grad, layer.weight.grad)
+    with field.rule.collecting():  # the true gradient, to measure alignment with
+        field.zero_grad()
+        raw = field.raw(points, torch.tensor([[0.0, 0.0, 1.0]]))
+        (found,) = torch.autograd.grad(raw, field.grids.table, error)
+    exact = GridField(BOX, resolutions=[3], features=6, width=8, learning_rule="bp")
+    exact.load_state_dict({k: v for k, v in field.state_dict().items() if k in exact.state_dict()})
+    learn(exact, points, error)
+    torch.testing.assert_close(found, exact.grids.table.grad)
+
+
 @pytest.mark.parametrize("rule", ["bp", "fa"])
 def test_without_feedback_points_both_are_one(rule):
     gradients = []
