@@ -63,7 +63,7 @@ PRESETS = {
     "--netwidth_fine 128 --use_viewdirs --feature_relu --density_activation relu --output_bias random "
     "--N_samples 64 --N_importance 128 --occupancy 0",
     # The best that was measured without transporting a weight: docs/results.md.
-    "dfa-best": "--learning_rule fdfa --probe_first 100 --probe_every 5 --output_bias mean",
+    "dfa-best": "--learning_rule fdfa --probe_first 100 --probe_every 5 --grid_gradient kp --output_bias mean",
 }
 
 
