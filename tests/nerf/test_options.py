@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from nerf_dfa.errors import UserError
-from nerf_dfa.nerf.options import Options, check_read, parse, to_text
+from nerf_dfa.nerf.model import build_model
+from nerf_dfa.nerf.options import PRESETS, Options, check_read, parse, to_text
 from nerf_dfa.nerf.run import read_args, write_args
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -179,3 +180,28 @@ def test_a_flag_that_the_mode_would_not_read_is_refused(argv, kind, name):
     options, given, _ = parse(argv)
     with pytest.raises(UserError, match=f"^--{name} has no effect here: "):
         check_read(options, given, kind)
+
+
+def test_a_preset_stands_above_the_config_file_and_below_the_command_line(tmp_path):
+    config = tmp_path / "c.txt"
+    config.write_text("learning_rule = bp\noutput_bias = random\nlrate = 3e-3\n")
+    options, asked, _ = parse(["--config", str(config), "--preset", "dfa-best", "--probe_every", "9"])
+    assert (options.learning_rule, options.output_bias, options.probe_every) == ("fdfa", "mean", 9)
+    assert options.lrate == 3e-3
+    assert options.preset is None  # settled: the run's args.txt has the flags themselves
+    # What a preset says and the mode does not read is no mistake of the user's.
+    assert asked == {"learning_rule", "output_bias", "lrate", "probe_every"}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("field", ["mlp", "grid"])
+def test_presets_are_whole(name, field):
+    options, asked, _ = parse(["--preset", name, "--field", field])
+    check_read(options, asked, "blender")
+    assert options.field == field
+
+
+def test_the_papers_preset_is_its_network():
+    options, _, _ = parse(["--preset", "paper"])
+    model = build_model(options)
+    assert [sum(p.numel() for p in field.parameters()) for field in model.fields.values()] == [84_548, 84_548]
