@@ -112,6 +112,16 @@ def test_every_kth_pass_probes_and_the_count_is_saved():
     assert all(map(torch.equal, other.rule.feedback.matrices, net.rule.feedback.matrices))
 
 
+def test_the_first_passes_all_probe():
+    net, x = Net(every=4, first=3), torch.randn(4, 5)
+    probed = []
+    for _ in range(9):
+        before = net.rule.feedback.estimates
+        net(x).sum().backward()
+        probed.append(net.rule.feedback.estimates - before)
+    assert probed == [1, 1, 1, 0, 1, 0, 0, 0, 1]  # passes 1 to 3, then 1 + 4 k
+
+
 def test_without_gradients_nothing_is_counted():
     net = Net()
     with torch.no_grad():
