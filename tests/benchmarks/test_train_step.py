@@ -62,6 +62,13 @@ def test_other_rules_go_on_from_the_first_ones_weights(tiny_scene, tiny_grid):
     assert [trainer.finished for trainer in runs.trainers.values()] == [3, 3, 3]
 
 
+SLOW = 0.3  # seconds, that a part is slowed by: more than all of a tiny step on however busy a machine
+
+
+def largest(parts):
+    return max(parts, key=parts.__getitem__)
+
+
 @pytest.mark.parametrize(
     ("slow", "part"), [("positional_encoding", "encoding"), ("render_rays", "sampling and compositing")]
 )
@@ -70,12 +77,12 @@ def test_time_goes_to_the_part_that_takes_it(trainer, monkeypatch, slow, part):
     function = getattr(owner, slow)
 
     def slowly(*args):
-        time.sleep(0.05)
+        time.sleep(SLOW)
         return function(*args)
 
     monkeypatch.setattr(owner, slow, slowly)
     trainer.step()
-    assert shares.time_shares(trainer, 2)[part] > 0.6
+    assert largest(shares.time_shares(trainer, 1)) == part
     assert getattr(owner, slow) is slowly  # nothing stays wrapped
 
 
@@ -86,7 +93,7 @@ class SlowBackward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, signal):
-        time.sleep(0.05)
+        time.sleep(SLOW)
         return signal
 
 
@@ -97,13 +104,13 @@ def test_time_of_the_backward_pass_too(tiny_scene, tiny_mlp, monkeypatch, rule):
     raw = shares.mlp.MLPField.raw
     monkeypatch.setattr(shares.mlp.MLPField, "raw", lambda *args: SlowBackward.apply(raw(*args)))
     trainer.step()
-    assert shares.time_shares(trainer, 2)["network"] > 0.6
+    assert largest(shares.time_shares(trainer, 1)) == "network"
 
 
 def test_time_of_the_optimiser(trainer, monkeypatch):
     update = trainer.optimizer.step
-    monkeypatch.setattr(trainer.optimizer, "step", lambda: (time.sleep(0.1), update()))
-    assert shares.time_shares(trainer, 2)["optimiser"] > 0.6
+    monkeypatch.setattr(trainer.optimizer, "step", lambda: (time.sleep(SLOW), update()))
+    assert largest(shares.time_shares(trainer, 1)) == "optimiser"
 
 
 def make_counter(path):
