@@ -13,10 +13,10 @@ from torch import Tensor
 from nerf_dfa.errors import UserError
 from nerf_dfa.evaluation.metrics import mse_to_psnr, to_uint8
 from nerf_dfa.nerf.collapse import RESTARTS, Collapsed, watch
-from nerf_dfa.nerf.model import inference_settings
+from nerf_dfa.nerf.model import inference_settings, measured_precision
 from nerf_dfa.nerf.options import Options, check_read, parse
 from nerf_dfa.nerf.outputs import make_studio
-from nerf_dfa.nerf.run import load_run_scene, scene_format, settle_precision
+from nerf_dfa.nerf.run import load_run_scene, scene_format
 from nerf_dfa.nerf.train import make_trainer
 from nerf_dfa.rendering import RenderedImage
 from nerf_dfa.scenes import Scene
@@ -45,7 +45,9 @@ def run_cell(
     dataset_type = scene_format(options)
     check_read(options, given, dataset_type)
     device = choose_device(options.device)
-    options = settle_precision(with_rates(options, factor), device)
+    options = with_rates(options, factor)
+    if options.precision == "auto":
+        options = replace(options, precision=measured_precision(options, device))
     scene = load_run_scene(options, dataset_type)
     if search_steps is not None:
         share = search_steps / options.N_iters
@@ -107,7 +109,7 @@ def train(options: Options, scene: Scene, device: torch.device) -> tuple[Trainer
 def test_scores(
     trainer: Trainer, options: Options, scene: Scene
 ) -> tuple[dict[str, Any], UInt8[Tensor, "height width 3"]]:
-    """PSNR over all test views: of the best pixels, and where there are two networks of each and of both together."""
+    """PSNR in dB over all test views, and the first one: of the best pixels and, with two networks, of NeRF-Dual's."""
     device = next(trainer.model.parameters()).device
     settings = inference_settings(options, device)
     kinds = {"psnr": settings}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nerf_dfa.fields import Field, GridField, MLPField, level_resolutions
 from nerf_dfa.interop import nerf_pytorch
-from nerf_dfa.nerf.options import Options
+from nerf_dfa.nerf.options import GRID_FEEDBACK, Options
 from nerf_dfa.rendering import OccupancyGrid, RadianceModel, RenderSettings
 from nerf_dfa.scenes import Scene
 from nerf_dfa.scenes.paths import nearest_to_axes
@@ -98,7 +98,8 @@ def _field(options: Options, depth: int, width: int, box: Float[Tensor, "2 3"] |
             width=options.grid_width,
             direction_frequencies=options.multires_views,
             log2_table=options.grid_log2_table,
-            grid_gradient=options.grid_gradient,
+            # A preset may name it beside a rule that has no feedback of its own for the features.
+            grid_gradient=options.grid_gradient if GRID_FEEDBACK[0](options) else "feedback",
             learning_rule=options.learning_rule,
             density_activation=options.density_activation,
             activation=options.activation,

@@ -4,8 +4,10 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import torch
 
 from nerf_dfa.errors import UserError
+from nerf_dfa.learning.sequential import SequentialLinear
 from nerf_dfa.nerf.model import build_model
 from nerf_dfa.nerf.options import PRESETS, Options, check_read, parse, to_text
 from nerf_dfa.nerf.run import read_args, write_args
@@ -199,6 +201,12 @@ def test_presets_are_whole(name, field):
     options, asked, _ = parse(["--preset", name, "--field", field])
     check_read(options, asked, "blender")
     assert options.field == field
+
+
+@pytest.mark.parametrize(("rule", "layer"), [("bp", torch.nn.Linear), ("fdfa", SequentialLinear)])
+def test_a_presets_grid_gradient_leaves_backpropagation_alone(rule, layer):
+    options, _, _ = parse(["--preset", "dfa-best", "--field", "grid", "--learning_rule", rule])
+    assert type(build_model(options).coarse.density_hidden) is layer
 
 
 def test_the_papers_preset_is_its_network():
