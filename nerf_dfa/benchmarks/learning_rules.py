@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from nerf_dfa.benchmarks.measure import interleaved, machine, peak_memory
+from nerf_dfa.benchmarks.measure import interleaved, peak_memory
 from nerf_dfa.learning import make_rule
 from nerf_dfa.learning.projection import PROJECTIONS
 from nerf_dfa.learning.twopass import two_pass
+from nerf_dfa.machine import machine
 from nerf_dfa.training.devices import keep_freed_memory
 
 OUTPUTS = 4

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import platform
 import sys
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -16,26 +15,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from nerf_dfa.errors import UserError
-from nerf_dfa.evaluation.report import git_commit
 
 Name = TypeVar("Name", bound=Hashable)
-
-
-def machine() -> dict[str, str | int | None]:
-    """What the numbers were measured on."""
-    model = platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo") as file:
-            model = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), model)
-    except OSError:
-        pass
-    return {
-        "cpu": model,
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "torch": torch.__version__,
-        "commit": git_commit(),
-    }
 
 
 def print_result(name: str, result: Callable[[], dict[str, Any]]) -> int:

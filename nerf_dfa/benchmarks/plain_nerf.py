@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nerf_dfa.benchmarks.measure import interleaved, machine, matrix_products, print_result
+from nerf_dfa.benchmarks.measure import interleaved, matrix_products, print_result
+from nerf_dfa.machine import machine
 from nerf_dfa.training.devices import choose_device, keep_freed_memory
 
 POSITION_FREQUENCIES, DIRECTION_FREQUENCIES = 10, 4

@@ -34,9 +34,10 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from nerf_dfa.benchmarks.measure import machine, print_result, synchronise
+from nerf_dfa.benchmarks.measure import print_result, synchronise
 from nerf_dfa.errors import UserError
 from nerf_dfa.evaluation.metrics import mse_to_psnr, to_uint8
+from nerf_dfa.machine import machine
 from nerf_dfa.nerf.model import inference_settings, measured_precision, occupied_anew
 from nerf_dfa.nerf.options import Options, check, scene_flags
 from nerf_dfa.nerf.render import check_importance

@@ -23,8 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nerf_dfa.benchmarks.measure import interleaved, loglog_slope, machine, print_result
+from nerf_dfa.benchmarks.measure import interleaved, loglog_slope, print_result
 from nerf_dfa.errors import UserError
+from nerf_dfa.machine import machine
 from nerf_dfa.nerf.options import FIELD_RULES, Options, check
 from nerf_dfa.nerf.train import make_trainer
 from nerf_dfa.rendering import Cameras, image_rays

@@ -25,9 +25,10 @@ from typing import Any
 
 import torch
 
-from nerf_dfa.benchmarks.measure import machine, print_result, synchronise
+from nerf_dfa.benchmarks.measure import print_result, synchronise
 from nerf_dfa.errors import UserError
 from nerf_dfa.evaluation.metrics import mse_to_psnr
+from nerf_dfa.machine import machine
 from nerf_dfa.nerf.model import measured_precision
 from nerf_dfa.nerf.options import FIELD_RULES, check_read, parse, to_text
 from nerf_dfa.nerf.run import load_run_scene, scene_format

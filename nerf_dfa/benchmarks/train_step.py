@@ -38,8 +38,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from nerf_dfa.benchmarks import plain_nerf
-from nerf_dfa.benchmarks.measure import in_own_process, interleaved, machine, matrix_products, print_result
+from nerf_dfa.benchmarks.measure import in_own_process, interleaved, matrix_products, print_result
 from nerf_dfa.benchmarks.shares import time_shares
+from nerf_dfa.machine import machine
 from nerf_dfa.nerf.model import RULE_PREFIX, measured_precision
 from nerf_dfa.nerf.options import FIELD_RULES, Options, parse
 from nerf_dfa.nerf.run import load_run_scene, scene_format

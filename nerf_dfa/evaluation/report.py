@@ -30,8 +30,6 @@ import csv
 import io
 import json
 import math
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -42,8 +40,6 @@ from nerf_dfa.errors import UserError
 from nerf_dfa.evaluation import published
 from nerf_dfa.evaluation.metrics import SSIM_WINDOW
 from nerf_dfa.files import write_text
-
-PROJECT = Path(__file__).resolve().parents[2]
 
 Number = (int, float)
 REQUIRED: dict[str, tuple[type, ...]] = {
@@ -208,21 +204,6 @@ def table(rows: Sequence[Row], form: str) -> str:
     return {"md": _markdown, "latex": _latex}[form](columns, header, body, footnotes)
 
 
-def git_commit() -> str | None:
-    """Short hash of the checkout that this program runs from, with "+dirty" if tracked files were changed.
-
-    None outside a checkout of the project (an installed package, for one), before its first commit, or
-    without git.
-    """
-    try:
-        if Path(_git("rev-parse", "--show-toplevel")).resolve() != PROJECT:
-            return None
-        commit = _git("rev-parse", "--short", "HEAD")
-        return commit + ("+dirty" if _git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return None
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m nerf_dfa.evaluation.report",
@@ -325,18 +306,6 @@ LATEX = {character: "\\" + character for character in "{}$&#%_"} | {
 
 def _escaped(text: str, replacements: dict[str, str]) -> str:
     return " ".join(text.split()).translate(str.maketrans(replacements))
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(
-        ["git", "-C", str(PROJECT), *arguments],
-        check=True,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        timeout=10,
-        env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},  # a status must not disturb a git that runs meanwhile
-    ).stdout.strip()
 
 
 def _write(path: Path, text: str) -> None:

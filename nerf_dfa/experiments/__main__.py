@@ -8,11 +8,9 @@ from pathlib import Path
 
 import torch
 
-from nerf_dfa.errors import UserError
 from nerf_dfa.experiments import EXPERIMENTS
 from nerf_dfa.training.devices import keep_freed_memory
-
-INTERRUPTED = 130  # exit status of a program that Ctrl-C ended
+from nerf_dfa.training.program import positive, run_program
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -31,26 +29,12 @@ def main(argv: list[str] | None = None) -> int:
         "nerf_llff_data for view synthesis (default: scenes)"
     )  # fmt: skip
     parser.add_argument("--columns", nargs="+", metavar="COLUMN", help="view synthesis: these columns alone")
-    parser.add_argument("--steps", type=_positive, help="training steps of every run, in place of the config's")
-    parser.add_argument("--seeds", type=_positive, help="how many seeds, in place of the config's")
-    parser.add_argument("--threads", type=_positive, default=1, help="of torch; more hardly help at this size")
+    parser.add_argument("--steps", type=positive, help="training steps of every run, in place of the config's")
+    parser.add_argument("--seeds", type=positive, help="how many seeds, in place of the config's")
+    parser.add_argument("--threads", type=positive, default=1, help="of torch; more hardly help at this size")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
-    try:
-        EXPERIMENTS[arguments.name](arguments)
-    except UserError as error:
-        print(f"experiments: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("experiments: interrupted; the same command goes on from the last finished run", file=sys.stderr)
-        return INTERRUPTED
-    return 0
-
-
-def _positive(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
+    return run_program("experiments", lambda: EXPERIMENTS[arguments.name](arguments))
 
 
 if __name__ == "__main__":

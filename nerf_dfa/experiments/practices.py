@@ -21,16 +21,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from nerf_dfa.benchmarks.measure import machine
 from nerf_dfa.classification import ACTIVATIONS, NORMS, OPTIMISERS, SCHEDULES, Settings, load_dataset, train
 from nerf_dfa.classification.data import DATASETS
 from nerf_dfa.errors import UserError
-from nerf_dfa.evaluation.report import git_commit
 from nerf_dfa.experiments import tables
 from nerf_dfa.files import write_text
 from nerf_dfa.learning import RULES
 from nerf_dfa.learning.feedback import NORMALISATIONS
 from nerf_dfa.learning.projection import PROJECTIONS
+from nerf_dfa.machine import git_commit, machine
 
 CHOICES = {
     "dataset": DATASETS,

@@ -11,14 +11,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nerf_dfa.benchmarks.measure import machine
 from nerf_dfa.errors import UserError
-from nerf_dfa.evaluation.report import git_commit
 from nerf_dfa.experiments.cells import run_cell
 from nerf_dfa.experiments.studies import HOME, Column, Row, Study, read_study, reduced
 from nerf_dfa.experiments.tables import say
 from nerf_dfa.experiments.view_tables import key_of, picture_path, write
 from nerf_dfa.files import write_text
+from nerf_dfa.machine import git_commit, machine
 from nerf_dfa.nerf.outputs import write_png
 
 CONFIGS = HOME / "configs" / "experiments"

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import fields
+from collections.abc import Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 
 from nerf_dfa.errors import UserError
+from nerf_dfa.files import write_text
+from nerf_dfa.training.cells import Cell, load_cell, run_cells
 from nerf_dfa.training.devices import keep_freed_memory
+from nerf_dfa.training.program import Parser, listed, positive, run_program
+from nerf_dfa.training.settings import add_flags, given_flags, make_settings, read_config
 
-INTERRUPTED = 130  # exit status of a program that Ctrl-C ended
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "graph"
 
 if find_spec("torch_geometric") is None or find_spec("sklearn") is None:
@@ -30,14 +33,8 @@ from nerf_dfa.graph.figure import RULES, tsne_figure  # noqa: E402
 from nerf_dfa.graph.models import MODELS  # noqa: E402
 from nerf_dfa.graph.planetoid import DATASETS, read_planetoid  # noqa: E402
 from nerf_dfa.graph.published import TABLES, Table  # noqa: E402
-from nerf_dfa.graph.settings import CHOICES, KINDS, MEANING, Settings, make_settings, read_config  # noqa: E402
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line and raise UserError."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(" ".join(message.split()))
+from nerf_dfa.graph.settings import Settings  # noqa: E402
+from nerf_dfa.graph.task import train  # noqa: E402
 
 
 def make_parser() -> Parser:
@@ -49,16 +46,13 @@ def make_parser() -> Parser:
         allow_abbrev=False,
     )
     parser.add_argument("--config", type=Path, help="file of 'key = value' lines; flags win over it")
-    for field in fields(Settings):
-        choices = f": {', '.join(CHOICES[field.name])}" if field.name in CHOICES else ""
-        about = f"{MEANING[field.name]}{choices} [{field.default}]"
-        parser.add_argument(f"--{field.name}", metavar=field.name.split("_")[-1].upper(), help=about)
-    parser.add_argument("--seeds", type=_positive, default=1, help="how many, from 0 on [%(default)s]")
+    add_flags(parser, Settings)
+    parser.add_argument("--seeds", type=positive, default=1, help="how many, from 0 on [%(default)s]")
     parser.add_argument("--root", default="data/planetoid", help="folder with Cora/raw, CiteSeer/raw ... [%(default)s]")
     parser.add_argument("--download", action="store_true", help="get data sets that --root lacks")
     parser.add_argument("--out", type=Path, default=Path("results/graph"), help="folder of results [%(default)s]")
     parser.add_argument("--save", action="store_true", help="keep every run's weights as a checkpoint")
-    parser.add_argument("--jobs", type=_positive, default=1, help="runs at a time, one thread each [%(default)s]")
+    parser.add_argument("--jobs", type=positive, default=1, help="runs at a time, one thread each [%(default)s]")
     parser.add_argument("--table", choices=TABLES, help="train a whole table of Launay et al. 2020, by its configs")
     parser.add_argument("--tsne", choices=MODELS, help="figure of this model's hidden layer under shallow, bp and dfa")
     parser.add_argument("--datasets", help="of --table and --tsne, with commas [cora,citeseer]")
@@ -69,7 +63,7 @@ def make_parser() -> Parser:
 
 def run(arguments: argparse.Namespace) -> None:
     """What the arguments ask for. Raises UserError."""
-    given = {key: getattr(arguments, key) for key in KINDS if getattr(arguments, key) is not None}
+    given = given_flags(arguments, Settings)
     whole = arguments.table or arguments.tsne
     if arguments.table and arguments.tsne:
         raise UserError("--table and --tsne are two commands; give one of them")
@@ -80,8 +74,8 @@ def run(arguments: argparse.Namespace) -> None:
     if not whole:
         _run_one(arguments, given)
         return
-    datasets = _listed("datasets", arguments.datasets or "cora,citeseer", tuple(DATASETS))
-    epochs = int(make_settings({"epochs": given["epochs"]}).epochs) if "epochs" in given else None
+    datasets = listed("datasets", arguments.datasets or "cora,citeseer", tuple(DATASETS))
+    epochs = int(make_settings(Settings, {"epochs": given["epochs"]}).epochs) if "epochs" in given else None
     _check_data(datasets, arguments)
     configs = arguments.configs or CONFIGS
     if arguments.tsne:
@@ -91,14 +85,15 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _run_one(arguments: argparse.Namespace, given: dict[str, str]) -> None:
-    stated = read_config(arguments.config) if arguments.config else {}
-    settings = make_settings({**stated, **given}, str(arguments.config) if arguments.config and not given else "")
+    stated = read_config(arguments.config, Settings) if arguments.config else {}
+    where = str(arguments.config) if arguments.config and not given else ""
+    settings = make_settings(Settings, {**stated, **given}, where)
     _check_data((settings.dataset,), arguments)
     name = f"{settings.dataset}-{settings.model}-{settings.learning_rule}"
     if arguments.config:
         name = "-".join([arguments.config.stem, *(f"{key}={value}" for key, value in given.items())])
-    cell = tables.load_cell(name, settings, arguments.out)
-    tables.run_cells([cell], arguments.seeds, arguments.root, arguments.out, arguments.jobs, arguments.save)
+    cell = load_cell(name, settings, arguments.out)
+    _train([cell], arguments)
     key = (settings.dataset, settings.model, settings.learning_rule)
     kinds = ["links" if settings.model == "gae" else "accuracy"]
     kinds += ["alignment"] if cell.runs[0]["alignment"] else []
@@ -108,13 +103,18 @@ def _run_one(arguments: argparse.Namespace, given: dict[str, str]) -> None:
 
 def _run_table(arguments: argparse.Namespace, datasets: tuple[str, ...], configs: Path, epochs: int | None) -> None:
     table = TABLES[arguments.table]
-    models = _listed("models", arguments.models or ",".join(table.models), table.models)
+    models = listed("models", arguments.models or ",".join(table.models), table.models)
     table = Table(table.title, table.what, models, table.columns)
     cells = list(tables.table_cells(table, datasets, configs, arguments.out, epochs))
-    tables.run_cells(cells, arguments.seeds, arguments.root, arguments.out, arguments.jobs, arguments.save)
+    _train(cells, arguments)
     text = tables.markdown(arguments.table, table, datasets, cells, arguments.seeds)
-    tables.write_text(arguments.out / f"table_{arguments.table}.md", text)
+    write_text(arguments.out / f"table_{arguments.table}.md", text)
     print(text)
+
+
+def _train(cells: Sequence[Cell], arguments: argparse.Namespace) -> None:
+    of_root = partial(train, root=arguments.root)
+    run_cells(cells, arguments.seeds, of_root, arguments.out, tables.score, arguments.jobs, arguments.save)
 
 
 def _run_tsne(arguments: argparse.Namespace, datasets: tuple[str, ...], configs: Path, epochs: int | None) -> None:
@@ -136,36 +136,10 @@ def _check_data(datasets: tuple[str, ...], arguments: argparse.Namespace) -> Non
         read_planetoid(dataset, arguments.root, arguments.download)
 
 
-def _listed(flag: str, text: str, known: tuple[str, ...]) -> tuple[str, ...]:
-    items = tuple(dict.fromkeys(item.strip() for item in text.split(",")))
-    for item in items:
-        if item not in known:
-            raise UserError(f"--{flag} {text}: unknown '{item}'; there are {', '.join(known)}")
-    return items
-
-
-def _positive(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0, 2 for a user's mistake (one line), 130 when interrupted."""
-    try:
-        arguments = make_parser().parse_args(argv)
-        torch.set_num_threads(1)  # of more, these small products gain nothing
-        run(arguments)
-    except UserError as error:
-        print(f"graph: error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:  # of reading, each is a UserError
-        print(f"graph: error: cannot write {error.filename or 'results'}: {error.strerror or error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("graph: interrupted; the same command goes on from the last finished run", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+    torch.set_num_threads(1)  # of more, these small products gain nothing
+    return run_program("graph", lambda: run(make_parser().parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -157,9 +157,7 @@ def fit(trainer: Trainer, epochs: int) -> dict[str, float | int]:
     return best
 
 
-def train(
-    settings: Settings, root: str, seed: int, folder: Path | None = None, download: bool = False
-) -> dict[str, Any]:
+def train(settings: Settings, seed: int, folder: Path | None = None, root: str = "data/planetoid") -> dict[str, Any]:
     """One run: scores at the best epoch, alignment of every layer at the end, seconds.
 
     folder: where the last epoch's checkpoint goes.

@@ -10,11 +10,10 @@ them starts with a new optimiser, and under dfa with a new feedback matrix. Noth
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +27,7 @@ from nerf_dfa.nerf.options import Options, check
 from nerf_dfa.nerf.run import options_from_text, write_args
 from nerf_dfa.scenes.load import recognise
 from nerf_dfa.training.checkpoints import checkpoint_path, entry, load_checkpoint, save_checkpoint, step_of
+from nerf_dfa.training.program import Parser
 
 # Where scenes/README.md says to put the public data sets.
 FOLDERS = {"blender": "scenes/nerf_synthetic", "llff": "scenes/nerf_llff_data"}
@@ -42,13 +42,6 @@ class Imported:
     weights: dict[str, dict[str, Tensor]]
     step: int
     notes: list[str]
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line and raise UserError."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(" ".join(message.split()))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -31,24 +31,32 @@ from nerf_dfa.learning.tapes import Record
 class ProbedFeedback(Feedback):
     """A matrix for every layer that follows the mean Jacobian, starting as DFA's uniform one. c * sum(l_i) numbers.
 
-    every: forward passes from one probe to the next; first: passes at the start that all probe, because there the
-    Jacobian changes fastest. average: the weight b of a new estimate; the first ones count
-    as much as their number says (1, 1/2, 1/3, ...), so that the random start is forgotten at once.
+    every: forward passes from one probe to the next, at least; growth: more of them as training goes on, this share of
+    the passes so far. first: passes at the start that all probe, because there the Jacobian changes fastest. average:
+    the weight b of a new estimate; the first ones count as much as their number says (1, 1/2, 1/3, ...), so that the
+    random start is forgotten at once.
     """
 
     def __init__(
-        self, error_width: int, widths: Sequence[int], every: int = 1, average: float = 0.05, first: int = 0
+        self,
+        error_width: int,
+        widths: Sequence[int],
+        every: int = 1,
+        average: float = 0.05,
+        first: int = 0,
+        growth: float = 0.0,
     ) -> None:
         super().__init__(error_width)
-        if every < 1 or first < 0 or not 0 < average <= 1:
+        if every < 1 or first < 0 or growth < 0 or not 0 < average <= 1:
             raise ValueError(
-                f"every = {every} has to be at least 1, first = {first} at least 0, average = {average} in (0, 1]"
+                f"every = {every} has to be at least 1, first = {first} and growth = {growth} at least 0, "
+                f"average = {average} in (0, 1]"
             )
-        self.every, self.average, self.first = every, average, first
+        self.every, self.average, self.first, self.growth = every, average, first, growth
         for layer, width in enumerate(widths):
             self.register_buffer(f"matrix_{layer}", (torch.rand(error_width, width) * 2 - 1) * width**-0.5)
         self.layers = len(widths)
-        self.passes = self.estimates = 0
+        self.passes = self.estimates = self.due = 0  # due: the pass from which on the next probe is
 
     @property
     def widest(self) -> int:
@@ -66,7 +74,10 @@ class ProbedFeedback(Feedback):
     def next_probes(self) -> bool:
         """Counts a forward pass; True if it is one that probes."""
         self.passes += 1
-        return self.passes <= self.first or (self.passes - 1) % self.every == 0
+        if self.passes > self.first and self.passes < self.due:
+            return False
+        self.due = self.passes + max(self.every, int(self.growth * self.passes))
+        return True
 
     @torch.no_grad()
     def observe(self, error: Tensor, tangent: Tensor, flips: Sequence[Tensor], signs: Tensor) -> None:
@@ -88,10 +99,10 @@ class ProbedFeedback(Feedback):
             matrix.lerp_(estimate[:, : matrix.shape[1]].to(matrix.dtype), step)
 
     def get_extra_state(self) -> Tensor:
-        return torch.tensor([self.passes, self.estimates])
+        return torch.tensor([self.passes, self.estimates, self.due])
 
     def set_extra_state(self, state: Tensor) -> None:
-        self.passes, self.estimates = state.tolist()
+        self.passes, self.estimates, self.due = state.tolist()
 
 
 class Probe(Record):

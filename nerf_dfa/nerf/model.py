@@ -122,10 +122,12 @@ def _field(options: Options, depth: int, width: int, box: Float[Tensor, "2 3"] |
     )
 
 
-def _rule_options(options: Options) -> dict[str, str | int]:
+def _rule_options(options: Options) -> dict[str, str | int | float]:
     if options.learning_rule in ("dfa", "modular"):
         return {"feedback": options.feedback}
-    return {"every": options.probe_every, "first": options.probe_first} if options.learning_rule == "fdfa" else {}
+    if options.learning_rule != "fdfa":
+        return {}
+    return {"every": options.probe_every, "first": options.probe_first, "growth": options.probe_growth}
 
 
 def scene_box(scene: Scene, bound: float | None = None) -> Float[Tensor, "2 3"]:

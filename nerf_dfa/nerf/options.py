@@ -108,6 +108,9 @@ class Options:
     feedback: str = option("uniform", "kind of the random feedback matrix", choices=list(PROJECTIONS), when=RANDOM)
     probe_first: int = option(0, "fdfa: network passes at the start that all make one", when=PROBED)
     probe_every: int = option(5, "fdfa: network passes from one forward perturbation to the next", when=PROBED)
+    probe_growth: float = option(
+        0.0, "fdfa: more of them as training goes on: at least this share of the passes so far", when=PROBED
+    )
     field: str = option(
         "mlp", "mlp: the paper's network; grid: feature grids and a small network", choices=["mlp", "grid"]
     )
@@ -298,7 +301,7 @@ def check(options: Options) -> None:
         "render_factor frames fps probe_every bound grid_min grid_max grid_levels grid_features grid_depth grid_width "
         "feedback_lrate grid_lrate"
     ).split()
-    natural = "occupancy N_points warmup probe_first N_importance raw_noise_std precrop_iters lrate_decay netchunk "
+    natural = "occupancy N_points warmup probe_first probe_growth N_importance raw_noise_std precrop_iters lrate_decay netchunk "
     natural += "multires multires_views i_print i_img i_alignment i_weights i_testset i_video"
     for name in positive:
         value = getattr(options, name)

@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 import nerf_dfa
 from nerf_dfa.evaluation.metrics import evaluate_folder, to_uint8, write_metrics
-from nerf_dfa.evaluation.report import git_commit
 from nerf_dfa.evaluation.video import disparity_image, disparity_maximum, write_video
 from nerf_dfa.files import written_whole
+from nerf_dfa.machine import git_commit
 from nerf_dfa.nerf.options import Options
 from nerf_dfa.rendering import Cameras, Chunks, RadianceModel, RenderedImage, RenderSettings, render_image
 from nerf_dfa.scenes import Scene, default_path, make_path

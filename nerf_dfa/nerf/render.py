@@ -6,7 +6,6 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import torch
@@ -27,18 +26,12 @@ from nerf_dfa.nerf.run import Trained, load_run, load_run_scene, scene_format
 from nerf_dfa.scenes import PATHS, look_at
 from nerf_dfa.scenes.paths import nearest_to_axes
 from nerf_dfa.training.devices import choose_device
+from nerf_dfa.training.program import Parser
 
 # Flags that stand in for the run's own options of the same name.
 OVERRIDES = (
     "datadir testskip chunk netchunk dual occupancy N_importance device precision render_factor frames fps".split()
 )
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line and raise UserError."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(" ".join(message.split()))
 
 
 def make_parser() -> Parser:

@@ -40,6 +40,7 @@ from nerf_dfa.nerf.task import NerfTask
 from nerf_dfa.scenes import Scene
 from nerf_dfa.training.checkpoints import list_checkpoints
 from nerf_dfa.training.devices import choose_device
+from nerf_dfa.training.program import INTERRUPTED
 from nerf_dfa.training.schedules import exponential
 from nerf_dfa.training.trainer import Progress, Trainer
 
@@ -48,7 +49,6 @@ SHOW_SECONDS = 0.25  # between two updates of the bar
 # The occupancy looks at the density every so many steps: at none in the first steps, when a scene is still fog and what
 # is given up as empty would be lost; then at all its cells, and later at a share of them.
 LOOK_EVERY, LOOK_AFTER, LOOK_EVERYWHERE, LOOK_SHARE = 16, 100, 400, 0.25
-INTERRUPTED = 130  # exit status of a program that Ctrl-C ended
 
 
 @plain_cautions("train.py")

@@ -13,12 +13,14 @@ pytest.importorskip("sklearn", reason="pip install scikit-learn")
 from planetoid_files import write_planetoid
 
 from nerf_dfa.errors import UserError
+from nerf_dfa.graph import __main__ as program
 from nerf_dfa.graph import tables
 from nerf_dfa.graph.__main__ import main
 from nerf_dfa.graph.planetoid import DATASETS
 from nerf_dfa.graph.published import ACCURACY, AUC_AP, TABLES
-from nerf_dfa.graph.settings import make_settings, read_config
+from nerf_dfa.graph.settings import Settings
 from nerf_dfa.graph.task import train
+from nerf_dfa.training.settings import make_settings, read_config
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "graph").glob("*.txt"))
 
@@ -32,7 +34,7 @@ def where(tmp_path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_config_says_what_its_name_says(path):
-    settings = make_settings(read_config(path), str(path))
+    settings = make_settings(Settings, read_config(path, Settings), str(path))
     dataset, model, column = path.stem.split("-")
     assert (settings.dataset, settings.model) == (dataset, model)
     assert column in (settings.learning_rule, "best")
@@ -70,16 +72,20 @@ def test_table_goes_on_where_it_stopped(where, tmp_path, monkeypatch, capsys):
     command = ["--table", "A.4", "--datasets", "cora", "--models", "gcn,gat", "--epochs", "2", *where]
     trained = []
 
-    def interrupted(settings, *rest):
+    def interrupted(settings, *rest, **root):
         if len(trained) == 4:
             raise KeyboardInterrupt
         trained.append((settings.model, settings.learning_rule))
-        return train(settings, *rest)
+        return train(settings, *rest, **root)
 
-    monkeypatch.setattr(tables, "train", interrupted)
+    def noted(settings, *rest, **root):
+        trained.append((settings.model, settings.learning_rule))
+        return train(settings, *rest, **root)
+
+    monkeypatch.setattr(program, "train", interrupted)
     assert main(command) == 130
     assert "the same command goes on" in capsys.readouterr().err
-    monkeypatch.setattr(tables, "train", lambda s, *rest: trained.append((s.model, s.learning_rule)) or train(s, *rest))
+    monkeypatch.setattr(program, "train", noted)
     assert main(command) == 0
     assert trained == [(model, rule) for model in ("gcn", "gat") for rule in ("bp", "dfa", "shallow")]
     text = (tmp_path / "out" / "table_A.4.md").read_text()
@@ -110,11 +116,6 @@ def test_a_process_of_its_own_gives_the_same(where, tmp_path):
 def test_tsne_figure(where, tmp_path):
     assert main(["--tsne", "gcn", "--datasets", "cora", "--epochs", "2", *where]) == 0
     assert (tmp_path / "out" / "tsne-cora-gcn.png").read_bytes()[1:4] == b"PNG"
-
-
-def test_mean_and_deviation():
-    assert tables.mean_std([1.0, 2.0, 6.0], 1) == "3.0 ± 2.6"
-    assert tables.mean_std([0.5], 2) == "0.50 ± 0.00"
 
 
 @pytest.mark.parametrize(

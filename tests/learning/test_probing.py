@@ -112,14 +112,26 @@ def test_every_kth_pass_probes_and_the_count_is_saved():
     assert all(map(torch.equal, other.rule.feedback.matrices, net.rule.feedback.matrices))
 
 
-def test_the_first_passes_all_probe():
-    net, x = Net(every=4, first=3), torch.randn(4, 5)
-    probed = []
-    for _ in range(9):
+@pytest.mark.parametrize(
+    ("options", "probing"),
+    [
+        ({"every": 4, "first": 3}, [1, 2, 3, 7, 11]),
+        ({"every": 2, "first": 1}, [1, 3, 5, 7, 9, 11]),
+        ({"every": 2, "growth": 0.5}, [1, 3, 5, 7, 10]),  # 2, 2, 2, 3, 5 after them
+    ],
+)
+def test_which_passes_probe(options, probing):
+    net, x, probed = Net(**options), torch.randn(4, 5), []
+    for number in range(1, 12):
         before = net.rule.feedback.estimates
+        if number == 9:  # goes on where the other stopped
+            other = Net(**options)
+            other.load_state_dict(net.state_dict())
+            net = other
         net(x).sum().backward()
-        probed.append(net.rule.feedback.estimates - before)
-    assert probed == [1, 1, 1, 0, 1, 0, 0, 0, 1]  # passes 1 to 3, then 1 + 4 k
+        if net.rule.feedback.estimates > before:
+            probed.append(number)
+    assert probed == probing
 
 
 def test_without_gradients_nothing_is_counted():

@@ -1,0 +1,56 @@
+"""What numbers were measured on: the machine, and the commit of this program."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+def machine() -> dict[str, str | int | None]:
+    """What the numbers were measured on."""
+    model = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo") as file:
+            model = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), model)
+    except OSError:
+        pass
+    return {
+        "cpu": model,
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "torch": torch.__version__,
+        "commit": git_commit(),
+    }
+
+
+def git_commit() -> str | None:
+    """Short hash of the checkout that this program runs from, with "+dirty" if tracked files were changed.
+
+    None outside a checkout of the project (an installed package, for one), before its first commit, or
+    without git.
+    """
+    try:
+        if Path(_git("rev-parse", "--show-toplevel")).resolve() != PROJECT:
+            return None
+        commit = _git("rev-parse", "--short", "HEAD")
+        return commit + ("+dirty" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(PROJECT), *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=10,
+        env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},  # a status must not disturb a git that runs meanwhile
+    ).stdout.strip()

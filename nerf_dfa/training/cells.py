@@ -1,0 +1,116 @@
+"""Cells of a table (one setting, several seeds), trained and kept on the disk.
+
+Every cell is a JSON file of its own, written after every run, so that the same command goes on where it stopped, and
+tables that have a cell in common train it once.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import signal
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nerf_dfa.errors import UserError
+from nerf_dfa.files import write_text
+from nerf_dfa.machine import machine
+from nerf_dfa.training.devices import keep_freed_memory
+
+# (settings, seed, folder for checkpoints or None) -> what was measured: numbers for JSON, "seconds" among them.
+Train = Callable[[Any, int, Path | None], dict[str, Any]]
+
+
+@dataclass
+class Cell:
+    """One setting (a dataclass), and a run (what `Train` gives) for every seed that is done."""
+
+    name: str
+    settings: Any
+    runs: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    def values(self, key: str, seeds: int) -> list[float]:
+        return [self.runs[seed][key] for seed in range(seeds)]
+
+
+def load_cell(name: str, settings: Any, out: Path) -> Cell:
+    """The cell with the runs that out/NAME.json has. Raises UserError for a file of other settings."""
+    path = out / f"{name}.json"
+    if not path.exists():
+        return Cell(name, settings)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        same = found["settings"] == asdict(settings)
+        runs = {int(seed): run for seed, run in found["runs"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: cannot be continued ({type(error).__name__}: {error})") from None
+    if not same:
+        raise UserError(f"{path} is of other settings; move it away, or give another --out")
+    return Cell(name, settings, runs)
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    seeds: int,
+    train: Train,
+    out: Path,
+    score: Callable[[dict[str, Any]], float],
+    jobs: int = 1,
+    save: bool = False,
+) -> None:
+    """Trains what the cells do not have yet, `jobs` runs at a time in processes of their own, one thread each.
+
+    score: of a run, shown as it ends. save: a run's checkpoints go to out/NAME/seed_N.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    todo = [(cell, seed) for cell in cells for seed in range(seeds) if seed not in cell.runs]
+    folders = [out / cell.name / f"seed_{seed}" if save else None for cell, seed in todo]
+    about = machine()
+
+    def done(number: int, cell: Cell, seed: int, run: dict[str, Any]) -> None:
+        cell.runs[seed] = run
+        contents = {"settings": asdict(cell.settings), "machine": about, "runs": dict(sorted(cell.runs.items()))}
+        write_text(out / f"{cell.name}.json", json.dumps(contents, indent=1) + "\n")
+        text = f"{cell.name}, seed {seed}: {score(run):.3f}, {run['seconds']} s"
+        print(f"{number}/{len(todo)}: {text}", file=sys.stderr, flush=True)
+
+    if jobs == 1 or not todo:
+        for number, ((cell, seed), folder) in enumerate(zip(todo, folders, strict=True), 1):
+            done(number, cell, seed, train(cell.settings, seed, folder))
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(jobs, len(todo)), mp_context=context, initializer=_start_worker) as pool:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which they inherit: only their trainers heed Ctrl-C
+        futures: dict[Future, tuple[Cell, int]] = {
+            pool.submit(train, cell.settings, seed, folder): (cell, seed)
+            for (cell, seed), folder in zip(todo, folders, strict=True)
+        }
+        signal.signal(signal.SIGINT, before)
+        try:
+            for number, future in enumerate(as_completed(futures), 1):
+                done(number, *futures[future], future.result())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    torch.set_num_threads(1)
+    keep_freed_memory()
+
+
+def mean_std(values: Sequence[float], digits: int) -> str:
+    """Mean ± sample standard deviation (0 for one value)."""
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.fmean(values):.{digits}f} ± {deviation:.{digits}f}"
+
+
+def line(cells: Sequence[str]) -> str:
+    """A row of a Markdown table."""
+    return "| " + " | ".join(cells) + " |"

@@ -1,0 +1,51 @@
+"""Cells of a table: what is done is kept, and goes on."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from nerf_dfa.errors import UserError
+from nerf_dfa.training.cells import line, load_cell, mean_std, run_cells
+
+
+@dataclass(frozen=True)
+class Setting:
+    scale: float = 2.0
+
+
+def scaled(settings: Setting, seed: int, folder: Path | None) -> dict:
+    return {"value": settings.scale * seed, "folder": str(folder), "seconds": 0.0}
+
+
+def value(run: dict) -> float:
+    return run["value"]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_runs_are_kept_and_not_repeated(tmp_path, jobs):
+    cells = [load_cell(name, Setting(scale), tmp_path) for name, scale in (("a", 2.0), ("b", 3.0))]
+    run_cells(cells, 2, scaled, tmp_path, value, jobs, save=True)
+    assert [cell.values("value", 2) for cell in cells] == [[0, 2], [0, 3]]
+    assert cells[1].runs[1]["folder"] == str(tmp_path / "b" / "seed_1")
+    again = load_cell("b", Setting(3.0), tmp_path)
+    assert again.runs == cells[1].runs
+    run_cells([again], 3, lambda *_: {"value": 7.0, "seconds": 0.0}, tmp_path, value)
+    assert again.values("value", 3) == [0, 3, 7]
+    assert sorted(json.loads((tmp_path / "b.json").read_text())["runs"]) == ["0", "1", "2"]
+
+
+def test_a_file_of_other_settings_or_damaged_is_refused(tmp_path):
+    run_cells([load_cell("a", Setting(), tmp_path)], 1, scaled, tmp_path, value)
+    with pytest.raises(UserError, match=r"a\.json is of other settings"):
+        load_cell("a", Setting(4.0), tmp_path)
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(UserError, match=r"a\.json: cannot be continued"):
+        load_cell("a", Setting(), tmp_path)
+
+
+def test_mean_and_deviation():
+    assert mean_std([1.0, 2.0, 6.0], 1) == "3.0 ± 2.6"
+    assert mean_std([0.5], 2) == "0.50 ± 0.00"
+    assert line(["a", "b"]) == "| a | b |"
