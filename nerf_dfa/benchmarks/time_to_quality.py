@@ -1,7 +1,7 @@
 """Seconds of training until the test views reach a PSNR, under several learning rules.
 
     python -m nerf_dfa.benchmarks.time_to_quality --config configs/fast/lego_100.txt --datadir SCENE
-        [--rules bp dfa] [--limit 360] [--interval 5] [--pixels 20000] [--targets 20 22 24 25 26 27 28]
+        [--rules bp dfa dfa-best] [--limit 360] [--interval 5] [--pixels 20000] [--targets 20 22 24 25 26 27 28]
         [--threads N] [any flag of train.py]
 
 Every rule trains a field of its own by the config and the flags for --limit seconds, whatever N_iters says, on the
@@ -30,7 +30,7 @@ from nerf_dfa.errors import UserError
 from nerf_dfa.evaluation.metrics import mse_to_psnr
 from nerf_dfa.machine import machine
 from nerf_dfa.nerf.model import measured_precision
-from nerf_dfa.nerf.options import FIELD_RULES, check_read, parse, to_text
+from nerf_dfa.nerf.options import LEARNERS, check_read, learning, parse, to_text
 from nerf_dfa.nerf.run import load_run_scene, scene_format
 from nerf_dfa.nerf.task import RayBatch
 from nerf_dfa.nerf.train import make_trainer
@@ -140,14 +140,15 @@ def result_of(contender: Contender, targets: Sequence[float]) -> dict[str, Any]:
 
 def run(args: argparse.Namespace, flags: Sequence[str]) -> dict[str, Any]:
     """All measurements as one JSON-ready object. flags: train.py's."""
-    if any(flag.split("=")[0] == "--learning_rule" for flag in flags):
-        raise UserError("--learning_rule has no effect here: give --rules")
+    for name in ("--learning_rule", "--preset"):
+        if any(flag.split("=")[0] == name for flag in flags):
+            raise UserError(f"{name} has no effect here: give --rules")
     for name in ("limit", "interval", "pixels"):
         if getattr(args, name) <= 0:
             raise UserError(f"--{name} {getattr(args, name)}: it has to be greater than 0")
     contenders = []
     for rule in args.rules:
-        options, given, _ = parse([*flags, "--learning_rule", rule])
+        options, given, _ = parse([*flags, *learning(rule)])
         dataset_type = scene_format(options)
         check_read(options, given, dataset_type)
         if not contenders:
@@ -183,7 +184,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description="Seconds of training to a PSNR. Every other flag is train.py's.", allow_abbrev=False
     )
-    parser.add_argument("--rules", nargs="+", choices=FIELD_RULES, default=["bp", "dfa"])
+    parser.add_argument("--rules", nargs="+", choices=LEARNERS, default=["bp", "dfa"])
     parser.add_argument("--limit", type=float, default=360.0, help="seconds of training for each rule")
     parser.add_argument("--interval", type=float, default=5.0, help="seconds of training between two measurements")
     parser.add_argument("--pixels", type=int, default=20_000, help="random pixels of the test views")

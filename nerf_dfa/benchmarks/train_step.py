@@ -1,7 +1,7 @@
 """Rays per second of training, for both fields under each learning rule, and what a step's time goes to.
 
-    python -m nerf_dfa.benchmarks.train_step [--rules bp dfa dkp fdfa shallow] [--mlp CONFIG] [--grid CONFIG]
-        [--mlp_rays 256] [--mlp_steps 5] [--grid_rays 1024] [--grid_steps 16] [--warm 400] [--rounds 3]
+    python -m nerf_dfa.benchmarks.train_step [--rules bp dfa dfa-best dkp fdfa shallow] [--mlp CONFIG] [--grid CONFIG]
+        [--mlp_rays 256] [--mlp_steps 12] [--grid_rays 1024] [--grid_steps 48] [--warm 400] [--rounds 3]
         [--datadir SCENE] [--demo_size 100] [--plain same own] [--precision fp32|bf16|auto] [--threads N]
         [--device cpu|cuda]
 
@@ -10,7 +10,7 @@ A step is the trainer's own. The MLP's settings are the config of --mlp, the pap
 turns in one process, a number of steps at a time: enough for fdfa's probes and for one look of the occupancy.
 
 The grid field is in the midst of its training: --warm steps of the first rule, which all rules then go on from, so
-that each evaluates the same samples.
+that each evaluates the same samples. Feedback that probes does so as often as after 400 steps.
 
 `plain` is benchmarks.plain_nerf of the MLP's sizes with backpropagation, on as many rays. `same`: it runs in this
 process, and profits from the memory that this one keeps; `own`: in a process as Python starts it, as its user would.
@@ -40,9 +40,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from nerf_dfa.benchmarks import plain_nerf
 from nerf_dfa.benchmarks.measure import in_own_process, interleaved, matrix_products, print_result
 from nerf_dfa.benchmarks.shares import time_shares
+from nerf_dfa.learning.probing import ProbedFeedback
 from nerf_dfa.machine import machine
 from nerf_dfa.nerf.model import RULE_PREFIX, measured_precision
-from nerf_dfa.nerf.options import FIELD_RULES, Options, parse
+from nerf_dfa.nerf.options import LEARNERS, Options, learning, parse
 from nerf_dfa.nerf.run import load_run_scene, scene_format
 from nerf_dfa.nerf.task import NerfTask
 from nerf_dfa.nerf.train import make_trainer
@@ -55,6 +56,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 PLAIN_RAYS = 1 << 16  # rays that the plain NeRF's steps choose from
 PLAIN_STEP = 1 << 30  # after any first steps that see only the middle of the images
 MATMUL_ROWS = 8192
+MIDST = 400  # passes after which feedback probes as often as it does on the mean of some thousand steps
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,8 @@ def make_runs(
     config: Path, rules: Sequence[str], flags: Sequence[str], rays: int, steps: int, warm: int, device: torch.device
 ) -> Runs:
     """A trainer for each rule, all after the `warm` steps of the first one."""
-    argv = ["--config", str(config), *flags, "--N_rand", str(rays), "--learning_rule"]
-    options = [parse([*argv, rule])[0] for rule in rules]
+    argv = ["--config", str(config), *flags, "--N_rand", str(rays)]
+    options = [parse([*argv, *learning(rule)])[0] for rule in rules]
     scene = load_run_scene(options[0], scene_format(options[0]))
     if options[0].precision == "auto":
         precision = measured_precision(options[0], device)
@@ -86,6 +88,10 @@ def make_runs(
     first.run(warm)
     for rule in rules[1:]:
         go_on_from(first, trainers[rule])
+    for trainer in trainers.values():
+        for module in trainer.model.modules():
+            if isinstance(module, ProbedFeedback):
+                module.passes = MIDST
     return Runs(trainers, options[0], scene, rays, steps)
 
 
@@ -176,14 +182,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Rays per second of training by field and learning rule.")
-    rules = ["bp", "dfa", "dkp", "fdfa", "shallow"]
-    parser.add_argument("--rules", nargs="+", choices=FIELD_RULES, default=rules)
+    rules = ["bp", "dfa", "dfa-best", "dkp", "fdfa", "shallow"]
+    parser.add_argument("--rules", nargs="+", choices=LEARNERS, default=rules)
     parser.add_argument("--mlp", type=Path, default=CONFIGS / "blender" / "lego.txt", help="config of the MLP field")
     parser.add_argument("--grid", type=Path, default=CONFIGS / "fast" / "lego_100.txt", help="of the grid field")
     parser.add_argument("--mlp_rays", type=int, default=256, help="rays of the MLP's and the plain NeRF's steps")
-    parser.add_argument("--mlp_steps", type=int, default=5, help="the MLP's steps at a time")
+    parser.add_argument("--mlp_steps", type=int, default=12, help="the MLP's steps at a time")
     parser.add_argument("--grid_rays", type=int, default=1024)
-    parser.add_argument("--grid_steps", type=int, default=16)
+    parser.add_argument("--grid_steps", type=int, default=48)
     parser.add_argument("--warm", type=int, default=400, help="steps of training before the grid field is measured")
     parser.add_argument("--rounds", type=int, default=3, help="times that everything is measured")
     parser.add_argument("--datadir", default=None, help="a scene's folder [the demo scene]")

@@ -63,8 +63,18 @@ PRESETS = {
     "--netwidth_fine 128 --use_viewdirs --feature_relu --density_activation relu --output_bias random "
     "--N_samples 64 --N_importance 128 --occupancy 0",
     # The best that was measured without transporting a weight: docs/results.md.
-    "dfa-best": "--learning_rule fdfa --probe_first 100 --probe_every 5 --grid_gradient kp --output_bias mean",
+    "dfa-best": "--learning_rule fdfa --probe_first 100 --probe_every 5 --probe_growth 0.01 --grid_gradient kp "
+    "--output_bias mean",
 }
+
+
+# What `learning` makes flags of.
+LEARNERS = [*FIELD_RULES, "dfa-best"]
+
+
+def learning(name: str) -> list[str]:
+    """The flags of a learning rule, or of the preset that is one with all that belongs to it."""
+    return ["--preset" if name in PRESETS else "--learning_rule", name]
 
 
 def option(default: Any, text: str, *, choices: list[str] | None = None, when: Condition | None = None) -> Any:
@@ -301,8 +311,8 @@ def check(options: Options) -> None:
         "render_factor frames fps probe_every bound grid_min grid_max grid_levels grid_features grid_depth grid_width "
         "feedback_lrate grid_lrate"
     ).split()
-    natural = "occupancy N_points warmup probe_first probe_growth N_importance raw_noise_std precrop_iters lrate_decay netchunk "
-    natural += "multires multires_views i_print i_img i_alignment i_weights i_testset i_video"
+    natural = "occupancy N_points warmup probe_first probe_growth N_importance raw_noise_std precrop_iters lrate_decay "
+    natural += "netchunk multires multires_views i_print i_img i_alignment i_weights i_testset i_video"
     for name in positive:
         value = getattr(options, name)
         if value is not None and value <= 0:

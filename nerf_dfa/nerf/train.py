@@ -129,8 +129,10 @@ def make_trainer(options: Options, scene: Scene, device: torch.device, attempt: 
     rays: dict[int, int] = {}  # of a step, by the number of looks that the occupancy has had: it changes with each
 
     def rays_of_step() -> int:
+        if not options.N_points:
+            return options.N_rand
         looks = trainer.finished // LOOK_EVERY
-        if looks not in rays:
+        if looks not in rays:  # reading the share makes a GPU wait
             rays.clear()
             rays[looks] = _rays_within(options, 1.0 if model.occupancy is None else model.occupancy.share())
         return rays[looks]
@@ -169,8 +171,6 @@ def make_trainer(options: Options, scene: Scene, device: torch.device, attempt: 
 
 def _rays_within(options: Options, occupied: float) -> int:
     """How many rays' samples in an occupied share of space are about N_points; at most N_rand, at least a sixteenth."""
-    if not options.N_points:
-        return options.N_rand
     samples = (options.N_samples + options.N_importance) * max(occupied, 1e-6)
     return min(options.N_rand, max(round(options.N_points / samples), -(-options.N_rand // 16)))
 

@@ -88,7 +88,7 @@ class OccupancyGrid(nn.Module):
 
         What is nearly as dense as the mean is never empty: a field that has learned nothing is thin everywhere.
         """
-        limit = min(OPTICAL_DEPTH / length, 0.9 * self.density.mean().item())
+        limit = (0.9 * self.density.mean()).clamp(max=OPTICAL_DEPTH / length)  # on the device: nothing waits for it
         spread = F.max_pool3d(self.density[None, None], 3, stride=1, padding=1)[0, 0]
         self.occupied.copy_(spread >= limit)
 

@@ -23,11 +23,11 @@ def flags(tiny_scene, tiny_grid):
 
 
 def test_it_prints_one_json_object_with_a_curve_for_each_rule(flags, capsys):
-    ours = "--rules bp shallow --limit 0.2 --interval 0.1 --pixels 50 --targets 1 90".split()
+    ours = "--rules bp dfa-best --limit 0.2 --interval 0.1 --pixels 50 --targets 1 90".split()
     assert benchmark.main([*ours, *flags, "--N_rand", "8"]) == 0
     out, err = capsys.readouterr()
     result = json.loads(out)
-    assert list(result["rules"]) == ["bp", "shallow"]
+    assert list(result["rules"]) == ["bp", "dfa-best"]
     for row in result["rules"].values():
         assert len(row["curve"]) == 2
         assert row["seconds_to"]["90"] is None
@@ -40,7 +40,7 @@ def test_it_prints_one_json_object_with_a_curve_for_each_rule(flags, capsys):
 
 
 def test_mistakes_are_one_line(flags, capsys):
-    for wrong in (["--learning_rule", "dfa"], ["--interval", "0"], ["--netwidth", "8"], ["--nonsense"]):
+    for wrong in (["--learning_rule", "dfa"], ["--preset=paper"], ["--interval", "0"], ["--netwidth", "8"], ["--nonsense"]):
         assert benchmark.main([*flags, *wrong]) == 2
         assert capsys.readouterr().err.startswith("time_to_quality: error: ")
 
