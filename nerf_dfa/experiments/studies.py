@@ -6,7 +6,8 @@ A study is a file of sections, every setting a flag of train.py:
     title = Every rule at the same budget
     flags = --N_iters 3000            # of all runs
     seeds = 3
-    rates = 0.5 1 2                   # tried by each cell, times the lrate of its flags, on held-out training views
+    rates = 1 2                       # tried by each cell, times the lrate of its flags, on held-out training views,
+                                      # and beyond them where the best lies at the edge
     search_steps = 1000               # of these trials (default: as many as the runs have)
     figure = dots                     # or pictures, or alignment
 

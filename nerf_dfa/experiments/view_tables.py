@@ -48,8 +48,9 @@ class Cells:
         return [run[what] for run in self.seeds(row, column) if what in run]
 
     def at_edge(self, row: Row, column: Column) -> bool:
-        """Whether the learning rate found is the largest or the least of several."""
-        rates, seeds = self.study.rates, self.seeds(row, column)
+        """Whether the learning rate found is the largest or the least of those that were tried."""
+        start, seeds = key_of(row, column, "rate "), self.seeds(row, column)
+        rates = [run["rate"] for key, run in self.runs.items() if key.startswith(start)]
         return len(rates) > 1 and bool(seeds) and seeds[0]["rate"] in (min(rates), max(rates))
 
 
@@ -83,8 +84,8 @@ def markdown(cells: Cells) -> str:
     collapsed = sum(run["restarts"] for run in runs)
     rates = ", ".join(f"{rate:g}" for rate in study.rates)
     searched = (
-        f" The learning rate of every cell is the best of {rates} times that of its flags on training views held out "
-        "(in brackets; * at the edge)."
+        f" The learning rate of every cell is the best of {rates} times that of its flags on training views held out, "
+        "and of half or twice as much where the best was at the edge (in brackets; * still at the edge)."
         if len(study.rates) > 1
         else ""
     )

@@ -18,12 +18,14 @@ from nerf_dfa.experiments.tables import say
 from nerf_dfa.experiments.view_tables import key_of, picture_path, write
 from nerf_dfa.files import write_text
 from nerf_dfa.machine import git_commit, machine
+from nerf_dfa.nerf.options import PRESETS
 from nerf_dfa.nerf.outputs import write_png
 
 CONFIGS = HOME / "configs" / "experiments"
 DATA = Path("scenes")
 # The rate is chosen with this seed's weights and rays.
 SEARCH_SEED = 1000
+EXTENSIONS = 3
 
 
 def views(arguments: argparse.Namespace) -> None:
@@ -57,11 +59,16 @@ def run_study(study: Study, out: Path, data: Path) -> dict[str, Any]:
 
 
 def _rate(study: Study, row: Row, column: Column, flags: list[str], result: dict[str, Any], path: Path) -> float:
-    """The factor of the learning rates with the best PSNR on training views that were held out."""
+    """The factor of the learning rates with the best PSNR on training views that were held out.
+
+    While the best one is the least or the largest that was tried, half of it or twice is tried too; at most EXTENSIONS
+    times.
+    """
     if len(study.rates) == 1:
         return study.rates[0]
-    found = {}
-    for rate in study.rates:
+    found: dict[float, float] = {}
+
+    def attempt(rate: float) -> None:
         key = key_of(row, column, f"rate {rate:g}")
         if key not in result["runs"]:
             steps = study.search_steps or int(_last(flags, "--N_iters"))
@@ -69,7 +76,17 @@ def _rate(study: Study, row: Row, column: Column, flags: list[str], result: dict
             _keep(result, path, key, study, row, column, {"rate": rate, **run})
             say(f"{study.name}: {key}: {run['val_psnr']:.2f} dB on views held out")
         found[rate] = result["runs"][key]["val_psnr"]
-    return max(sorted(found), key=found.__getitem__)
+
+    def best() -> float:
+        return max(sorted(found), key=found.__getitem__)
+
+    for rate in study.rates:
+        attempt(rate)
+    for _ in range(EXTENSIONS):
+        if min(found) < best() < max(found):
+            break
+        attempt(best() / 2 if best() == min(found) else best() * 2)
+    return best()
 
 
 def _last(flags: list[str], name: str) -> str:
@@ -82,9 +99,18 @@ def _last(flags: list[str], name: str) -> str:
 def _keep(
     result: dict[str, Any], path: Path, key: str, study: Study, row: Row, column: Column, run: dict[str, Any]
 ) -> None:
-    stated = [*study.flags, *column.flags, *row.flags]
+    stated = _stated(study, row, column)
     result["runs"][key] = {"flags": stated, **run, "machine": machine(), "commit": git_commit()}
     write_text(path, json.dumps(result, indent=1) + "\n")
+
+
+def _stated(study: Study, row: Row, column: Column) -> list[str]:
+    """What a cell is trained by, with the flags of a preset in its place: what that holds may change."""
+    flags = [*study.flags, *column.flags, *row.flags]
+    while "--preset" in flags:
+        place = flags.index("--preset")
+        flags[place : place + 2] = PRESETS[flags[place + 1]].split()
+    return flags
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -98,7 +124,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _check(study: Study, row: Row, column: Column, runs: dict[str, Any], path: Path) -> None:
-    stated = [*study.flags, *column.flags, *row.flags]
+    stated = _stated(study, row, column)
     for key, run in runs.items():
         if key.startswith(key_of(row, column, "")) and run["flags"] != stated:
             raise UserError(

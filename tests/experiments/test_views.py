@@ -13,6 +13,7 @@ from nerf_dfa.experiments.__main__ import main
 from nerf_dfa.experiments.cells import held_out
 from nerf_dfa.experiments.studies import read_study, reduced
 from nerf_dfa.nerf.collapse import Collapsed
+from nerf_dfa.nerf.options import PRESETS
 from nerf_dfa.scenes import load_scene
 
 STUDY = """
@@ -143,6 +144,38 @@ def test_the_rate_is_chosen_on_training_views_held_out(study, run, tmp_path, mon
     assert calls[:4] == [(1000, 0.5, 3), (1000, 1.0, 3), (1000, 2.0, 3), (0, 1.0, None)]
     assert {call[1] for call in calls if call[2] is None} == {1.0}
     assert "20.50 ± 0.71 (1)" in table
+
+
+@pytest.mark.parametrize(
+    ("best", "tried", "shown"),
+    [(1.0, [1, 2, 0.5], "(1)"), (8.0, [1, 2, 4, 8, 16], "(8)"), (32.0, [1, 2, 4, 8, 16], "(16*)")],
+)
+def test_rates_beyond_those_named_are_tried_while_the_best_is_at_the_edge(study, run, monkeypatch, best, tried, shown):
+    calls = []
+
+    def fake(flags, seed, factor, search_steps=None):
+        found = {"restarts": 0, "views": 1, "seconds": 1.0}
+        if search_steps is not None:
+            calls.append(factor)
+            return {**found, "val_psnr": -abs(np.log(factor / best))}, None
+        return {**found, "psnr": 20.0}, torch.zeros(4, 4, 3, dtype=torch.uint8)
+
+    monkeypatch.setattr(views, "run_cell", fake)
+    path = study(**{"seeds = 2": "seeds = 1\nrates = 1 2\nsearch_steps = 3", "only = grid": "only = mlp"})
+    status, table, _ = run(path, "--columns", "grid")
+    assert status == 0
+    assert calls == 2 * tried  # of bp and dfa
+    assert f"20.00 {shown}" in table
+
+
+def test_a_preset_is_kept_as_its_flags(study, run, tmp_path, monkeypatch):
+    assert run(study(), "--seeds", "1", "--columns", "grid")[0] == 0
+    kept = results(tmp_path)["best | grid | seed 0"]["flags"]
+    assert "--preset" not in kept
+    assert kept[-len(PRESETS["dfa-best"].split()) :] == PRESETS["dfa-best"].split()
+    monkeypatch.setitem(views.PRESETS, "dfa-best", "--learning_rule fdfa")
+    status, _, error = run(study(), "--seeds", "1", "--columns", "grid")
+    assert (status, "trained by other flags" in error) == (2, True)
 
 
 def test_views_held_out_are_training_views_and_no_test_view_is_looked_at(tiny_scene):
