@@ -5,7 +5,7 @@ A new experiment is a function (arguments) -> None in EXPERIMENTS.
 
 from nerf_dfa.experiments import bottleneck, practices, views
 
-VIEWS = ("rules", "gap", "levers", "tiny-nerf", "dual", "xl", "alignment", "table-a5", "size")
+VIEWS = ("rules", "gap", "levers", "tiny-nerf", "dual", "xl", "alignment", "table-a5", "size", "seeds")
 EXPERIMENTS = {
     "practices": practices.practices,
     "bottleneck": bottleneck.bottleneck,
