@@ -66,7 +66,8 @@ def measure(rows: int, models: list[str], steps: int, rounds: int) -> dict[str, 
 
 def _training(model: str, data: Data, steps: int, rounds: int) -> dict[str, int]:
     """By rule and gradient of the embedding, reading the batches included; the paper's sizes."""
-    base = Settings(model=model, min_count=MIN_COUNT, embedding=10 if model in ("deepfm", "afn") else 16)
+    width = 10 if model in ("deepfm", "afn") else 16
+    base = Settings(model=model, learning_rule="bp", min_count=MIN_COUNT, embedding=width)
     if model == "dcn":
         base = replace(base, mlp_width=1024, mlp_blocks=2, batch=512)
     rules = ("bp", "dfa") if model != "fm" else ("bp",)

@@ -1,0 +1,1 @@
+"""Click-through prediction: recommender networks under the learning rules and the trainer of the rest."""

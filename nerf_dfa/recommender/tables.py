@@ -1,0 +1,73 @@
+"""The paper's tables: their cells, and the numbers of the cells beside the published ones."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from nerf_dfa.errors import UserError
+from nerf_dfa.machine import machine
+from nerf_dfa.recommender.published import ALIGNMENT, SCORES, Table
+from nerf_dfa.recommender.settings import config_settings
+from nerf_dfa.training.cells import Cell, line, load_cell, mean_std
+
+SCORED = "of the test part, mean ± standard deviation over {seeds} seeds, each run with its best weights by validation"
+ALIGNED = (
+    "on validation rows with the best weights, layers in the order of the table in nerf_dfa/recommender/models.py, "
+    "mean ± standard deviation over rows, both the mean of {seeds} seeds; layers of one unit, where a cosine is a "
+    "sign, are left out (of these models none has any)"
+)
+
+
+def table_cells(table: Table, dataset: str, configs: Path, out: Path, epochs: int | None = None) -> Iterator[Cell]:
+    """The table's cells by the configs DATASET-MODEL-COLUMN.txt; epochs: in place of the configs'."""
+    for key in table.keys(dataset):
+        name = "-".join(key)
+        settings = config_settings(configs / f"{name}.txt")
+        if (settings.dataset, settings.model) != key[:2]:
+            raise UserError(
+                f"{configs / name}.txt: it is of {settings.dataset} and {settings.model}, its name says otherwise"
+            )
+        yield load_cell(name, replace(settings, epochs=epochs or settings.epochs), out)
+
+
+def markdown(name: str, table: Table, dataset: str, cells: Sequence[Cell], seeds: int) -> str:
+    """Rows are models, columns rules."""
+    by_name = {cell.name: cell for cell in cells}
+    lines = [f"# Table {name}: {table.title}, {dataset}", "", line(["model", *table.columns])]
+    lines.append(line(["---"] * (1 + len(table.columns))))
+    for model in table.models:
+        keys = [(dataset, model, column) for column in table.columns]
+        shown_cells = [
+            shown(table.what, by_name["-".join(k)], k, seeds) if "-".join(k) in by_name else "" for k in keys
+        ]
+        lines.append(line([model, *shown_cells]))
+    seconds = sum(run["seconds"] for cell in cells for seed, run in cell.runs.items() if seed < seeds)
+    measured = (ALIGNED if table.what == "alignment" else SCORED).format(seeds=seeds)
+    published = "; in brackets what Launay et al. 2020 published, of the whole of Criteo" * (dataset == "criteo")
+    lines += ["", f"{table.title}: {measured}{published}."]
+    about = machine()
+    lines += [f"{seeds * len(cells)} runs, {seconds:.0f} s of one thread on {about['cpu']}, torch {about['torch']}."]
+    return "\n".join(lines) + "\n"
+
+
+def shown(what: str, cell: Cell, key: tuple[str, str, str], seeds: int) -> str:
+    """A cell's numbers with the published ones; key: data set, model, column."""
+    if what == "scores":
+        text = " / ".join(mean_std(cell.values(f"test_{score}", seeds), 4) for score in ("auc", "logloss"))
+        return text + (" ({:.4f} / {:.4f})".format(*SCORES[key]) if key in SCORES else "")
+    layers = list(zip(*(cell.runs[seed]["alignment"] for seed in range(seeds)), strict=True))
+    parts = [f"{_mean(layer, 'mean'):.2f} ± {_mean(layer, 'std'):.2f}" for layer in layers if layer[0]["width"] > 1]
+    return ", ".join(parts) + (" ({:.2f} ± {:.2f})".format(*ALIGNMENT[key]) if key in ALIGNMENT else "")
+
+
+def _mean(layer: Sequence[dict[str, float]], key: str) -> float:
+    return statistics.fmean(run[key] for run in layer)
+
+
+def score(run: dict[str, Any]) -> float:
+    """What a run is told by as it ends."""
+    return run["test_auc"]
