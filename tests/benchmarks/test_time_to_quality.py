@@ -40,8 +40,8 @@ def test_it_prints_one_json_object_with_a_curve_for_each_rule(flags, capsys):
 
 
 def test_mistakes_are_one_line(flags, capsys):
-    for wrong in (["--learning_rule", "dfa"], ["--preset=paper"], ["--interval", "0"], ["--netwidth", "8"], ["--nonsense"]):
-        assert benchmark.main([*flags, *wrong]) == 2
+    for wrong in ("--learning_rule dfa", "--preset=paper", "--interval 0", "--netwidth 8", "--nonsense"):
+        assert benchmark.main([*flags, *wrong.split()]) == 2
         assert capsys.readouterr().err.startswith("time_to_quality: error: ")
 
 

@@ -20,7 +20,8 @@ def trainer(tiny_scene, tiny_mlp):
 
 
 def test_it_prints_one_json_object_with_both_fields(tiny_scene, tiny_mlp, tiny_grid, capsys):
-    flags = "--rules bp dfa dfa-best --rounds 1 --mlp_rays 4 --mlp_steps 1 --grid_rays 8 --grid_steps 1 --warm 2".split()
+    flags = ["--rules", "bp", "dfa", "dfa-best"]
+    flags += "--rounds 1 --mlp_rays 4 --mlp_steps 1 --grid_rays 8 --grid_steps 1 --warm 2".split()
     flags += ["--mlp", str(tiny_mlp), "--grid", str(tiny_grid), "--datadir", str(tiny_scene), "--plain", "same"]
     assert train_step.main([*flags, "--device", "cpu"]) == 0
     result = json.loads(capsys.readouterr().out)
