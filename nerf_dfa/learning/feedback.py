@@ -68,8 +68,7 @@ class SharedFeedback(Feedback):
         return NORMALISATIONS[self.normalisation](width, self.message_width, self.error_width)
 
     def message(self, error: Tensor) -> Tensor:
-        # The error is narrower than the signal, so it is the error that is scaled.
-        return self.projection(error * self._scale(self.message_width), self.message_width)
+        return _scaled(self.projection, error, self._scale(self.message_width), self.message_width)
 
     def project(self, message: Tensor, layer: int, width: int) -> Tensor:
         check_width(layer, width, self.message_width)
@@ -90,7 +89,7 @@ class IndependentFeedback(Feedback):
         projection = of_layer(self.projections, layer)
         check_width(layer, width, projection.max_width)
         scale = NORMALISATIONS[self.normalisation](width, projection.max_width, projection.error_width)
-        return projection(message * scale, width)
+        return _scaled(projection, message, scale, width)
 
 
 class LearnedFeedback(Feedback):
@@ -117,6 +116,15 @@ class LearnedFeedback(Feedback):
     def gradients(self, message: Tensor, layer: int, h: Tensor) -> tuple[Tensor, ...]:
         rows = message.reshape(-1, message.shape[-1])
         return ((rows.T @ h.detach().reshape(-1, h.shape[-1])).to(self.matrices[layer].dtype),)
+
+
+def _scaled(projection: Projection, error: Tensor, scale: float, width: int) -> Tensor:
+    """scale * e @ B[:, :width]: what is narrower, the error or the signal, is scaled."""
+    if scale == 1:
+        return projection(error, width)
+    if error.shape[-1] <= width:
+        return projection(error * scale, width)
+    return projection(error, width) * scale
 
 
 def _known(normalisation: str) -> str:

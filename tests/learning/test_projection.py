@@ -103,12 +103,19 @@ def test_a_projector_of_ones_own_takes_the_place_of_the_matrix():
     assert projector.calls == 1  # for all layers
 
 
+@pytest.mark.parametrize("c", [2, 20])
 @pytest.mark.parametrize(
-    ("normalisation", "scale"), [("layer", 6**-0.5), ("max", 9**-0.5), ("full", 12**-0.5), ("none", 1.0)]
+    ("normalisation", "scale"),
+    [
+        ("layer", lambda c: 6**-0.5),
+        ("max", lambda c: 9**-0.5),
+        ("full", lambda c: (6 * c) ** -0.5),
+        ("none", lambda c: 1),
+    ],
 )
-def test_signals_are_scaled_by_the_normalisation(normalisation, scale):
-    feedback = make_rule("dfa", 2, [9, 6], normalisation=normalisation).feedback
-    error = torch.randn(5, 2)
+def test_signals_are_scaled_by_the_normalisation(normalisation, scale, c):
+    feedback = make_rule("dfa", c, [9, 6], normalisation=normalisation).feedback
+    error, scale = torch.randn(5, c), scale(c)
     signal = feedback.project(feedback.message(error), 1, 6)
     torch.testing.assert_close(signal, scale * error @ feedback.projection.matrix[:, :6])
 
