@@ -21,6 +21,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "silu"
 # With softplus(raw - 2) a new field is a thin fog (density 0.13 where raw = 0) that every ray passes and learns
 # from; with ReLU about one run in three starts with zero density everywhere, and stays there.
 SOFTPLUS_SHIFT = 2.0
+COLOUR = slice(0, 3)  # among the raw outputs
 # Of a new field that `start_at` prepares, in 1 / scene unit.
 START_DENSITY = 0.1
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nerf_dfa.fields.encodings import encoded_width, positional_encoding
-from nerf_dfa.fields.field import Activation, DensityActivation, Field, activated, joint_linear
+from nerf_dfa.fields.field import COLOUR, Activation, DensityActivation, Field, activated, joint_linear
 from nerf_dfa.fields.grids import FeatureGrids
 from nerf_dfa.learning import make_rule
 from nerf_dfa.learning.sequential import SequentialLinear
@@ -25,6 +25,8 @@ class GridField(Field):
     learn from e @ B_0 and no weight is transported anywhere; with "first_layer" they get the delta of the layer that
     reads them times its weights, and with "kp" times a matrix that learns by these weights' updates, so that again none
     is transported: the grids' feedback is then gated by which units of that layer are active.
+
+    own_outputs: direct feedback to the layer between density and colour is of the colour's error alone.
 
     box: lower and upper corner of the cube or cuboid in the world that the grids fill; the field is empty outside
     it, and the renderer samples inside it only.
@@ -44,6 +46,7 @@ class GridField(Field):
         density_activation: DensityActivation = "softplus",
         activation: Activation = "relu",
         rule_options: dict | None = None,
+        own_outputs: bool = False,
     ) -> None:
         super().__init__(density_activation, box.clone())
         self.direction_frequencies = direction_frequencies
@@ -56,7 +59,8 @@ class GridField(Field):
         self.colour_hidden = nn.Linear(width + encoded_width(3, direction_frequencies), width)
         self.colour_head = nn.Linear(width, 3)
         hidden = [self.grids.width] * (grid_gradient == "feedback") + [width, width]
-        self.rule = make_rule(learning_rule, 4, hidden, **(rule_options or {})).prepare(self)
+        reach = [None] * (len(hidden) - 1) + [COLOUR] if own_outputs else []
+        self.rule = make_rule(learning_rule, 4, hidden, reach, **(rule_options or {})).prepare(self)
 
     def heads(self) -> list[nn.Linear]:
         return [self.colour_head, self.density_head]

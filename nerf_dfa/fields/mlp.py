@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nerf_dfa.fields.encodings import encoded_width, positional_encoding
-from nerf_dfa.fields.field import Activation, DensityActivation, Field, activated, joint_linear
+from nerf_dfa.fields.field import COLOUR, Activation, DensityActivation, Field, activated, joint_linear
 from nerf_dfa.learning import make_rule
 
 SKIP_AFTER = 4  # the encoded position is read again by the layer after this one (counted from 0)
@@ -26,6 +26,7 @@ class MLPField(Field):
 
     Networks of other programs differ in three places: linear_first leaves out the ReLU after the first layer,
     feature_relu puts one after the feature layer, and with skip = False the position is read once only.
+    own_outputs: direct feedback to the layers between density and colour is of the colour's error alone.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class MLPField(Field):
         linear_first: bool = False,
         feature_relu: bool = False,
         skip: bool = True,
+        own_outputs: bool = False,
     ) -> None:
         super().__init__(density_activation)
         self.position_frequencies = position_frequencies
@@ -65,7 +67,8 @@ class MLPField(Field):
             hidden += [width, half]
         else:
             self.output_linear = nn.Linear(width, 4)
-        self.rule = make_rule(learning_rule, 4, hidden, **(rule_options or {})).prepare(self)
+        reach = [None] * depth + [COLOUR] * (len(hidden) - depth) if own_outputs else []
+        self.rule = make_rule(learning_rule, 4, hidden, reach, **(rule_options or {})).prepare(self)
 
     def heads(self) -> list[nn.Linear]:
         return [self.rgb_linear, self.alpha_linear] if self.use_viewdirs else [self.output_linear]

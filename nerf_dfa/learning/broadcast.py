@@ -67,8 +67,9 @@ class Broadcast(torch.autograd.Function):
     def backward(ctx, error: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.observe is not None:
             ctx.observe(error)
-        messages = {dtype: ctx.feedback.message(error.to(dtype)) for dtype in set(ctx.dtypes)}
-        return (None, None, error, *(messages[dtype] for dtype in ctx.dtypes))
+        layers = range(len(ctx.dtypes))
+        messages = {dtype: ctx.feedback.message_to(layers, error.to(dtype)) for dtype in set(ctx.dtypes)}
+        return (None, None, error, *(messages[dtype][layer] for layer, dtype in enumerate(ctx.dtypes)))
 
 
 def passed_by_relu(signal: Tensor, h: Tensor, in_place: bool = False) -> Tensor:

@@ -7,7 +7,7 @@ moved and copied to other processes with the model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +26,32 @@ NORMALISATIONS: dict[str, Callable[[int, int, int], float]] = {
 class Feedback(nn.Module):
     """Base of all feedback. A subclass gives `project`, and `learned` and `gradients` where it learns by gradient.
 
-    error_width: c. message_width: width of what is sent to every layer.
+    error_width: c. message_width: width of what is sent to every layer. reach: which outputs each hidden layer leads to
+    (None: all); a layer's signal is made of their errors alone. Without any, every layer leads to all outputs.
     """
 
     def __init__(self, error_width: int, message_width: int | None = None) -> None:
         super().__init__()
         self.error_width = error_width
         self.message_width = error_width if message_width is None else message_width
+        self.reach: Sequence[slice | None] = ()
+
+    def heard(self, layer: int) -> tuple[int, int]:
+        """First and last but one of the outputs that the layer leads to."""
+        reach = self.reach[layer] if self.reach else None
+        return (0, self.error_width) if reach is None else reach.indices(self.error_width)[:2]
+
+    def message_to(self, layers: Iterable[int], error: Tensor) -> list[Tensor]:
+        """The messages of several layers: one and the same for all that lead to the same outputs."""
+        messages: dict[tuple[int, int], Tensor] = {}
+        for first, end in map(self.heard, layers):
+            if (first, end) not in messages:
+                own = error
+                if (first, end) != (0, error.shape[-1]):
+                    own = torch.zeros_like(error)
+                    own[..., first:end] = error[..., first:end]
+                messages[first, end] = self.message(own)
+        return [messages[self.heard(layer)] for layer in layers]
 
     def message(self, error: Tensor) -> Tensor:
         """What all layers get (..., message_width): the error (..., c), or what their signals have in common."""

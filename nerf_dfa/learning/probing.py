@@ -2,11 +2,13 @@
 
 Every k-th forward pass each hidden layer's activations are given a random tangent u_i, and forward-mode derivatives
 carry all of them up to the output in the same pass. The output's tangent d = sum_i J_i u_i then holds, on average
-over u, the Jacobian of every layer: E[d u_i^T] = J_i = dy/dh_i. The tangents are u_i = r_i u, with random signs u for
-every unit and sample, and one random sign r_i for every layer and sample: for E[u_i u_k^T] = 0 between layers that is
-as good as signs of their own. The feedback matrix follows the mean Jacobian,
+over u, the Jacobian of every layer: E[d u_i^T] = s_i^2 J_i, J_i = dy/dh_i. The tangents are u_i = s_i r_i u, with
+random signs u for every unit and sample, and one random sign r_i for every layer and sample: for E[u_i u_k^T] = 0
+between layers that is as good as signs of their own. s_i is the root mean square of the layer's activations h_i: every
+layer's tangent is noise to the estimates of all others, and so none should move the output much more than another;
+in a ReLU network without biases J_i h_i is the same y for every layer. The feedback matrix follows the mean Jacobian,
 
-    B_i <- (1 - b) B_i + b sum_n w_nc d_nc u_ni,   w_nc = |e_nc| / sum_n |e_nc|
+    B_i <- (1 - b) B_i + b / s_i^2 sum_n w_nc d_nc u_ni,   w_nc = |e_nc| / sum_n |e_nc|
 
 with samples weighted by how much they err. The many rows of a batch make the estimate accurate; a pass that probes
 costs one forward pass more.
@@ -83,8 +85,8 @@ class ProbedFeedback(Feedback):
     def observe(self, error: Tensor, tangent: Tensor, flips: Sequence[Tensor], signs: Tensor) -> None:
         """Moves the matrices towards the estimate of one pass.
 
-        error, tangent: (..., c), dL/dy and the output's derivative along the tangents; flips: r_i (..., 1) of every
-        layer; signs: u (..., at least the largest l_i).
+        error, tangent: (..., c), dL/dy and the output's derivative along the tangents; flips: r_i / s_i (..., 1) of
+        every layer; signs: u (..., at least the largest l_i).
         """
         c = error.shape[-1]
         magnitude = error.reshape(-1, c).float().abs()
@@ -117,7 +119,7 @@ class Probe(Record):
     def __init__(self, feedback: ProbedFeedback) -> None:
         super().__init__(feedback)
         self._signs: Tensor | None = None  # u
-        self._flips: list[Tensor] = []  # r_i
+        self._flips: list[Tensor] = []  # r_i / s_i
         if Probe._open is not None:
             Probe._open._leave()
         self._level: forward_ad.dual_level | None = forward_ad.dual_level()
@@ -143,7 +145,9 @@ class Probe(Record):
         if self._signs is None:
             self._signs = random_signs((*below.shape[:-1], self.feedback.widest), below)
         flip, signs = random_signs((*below.shape[:-1], 1), below), self._signs[..., : below.shape[-1]].to(below.dtype)
-        self._flips.append(flip)
+        scale = root_mean_square(below)
+        self._flips.append(flip / scale)
+        flip = flip * scale.to(below.dtype)
         # Cut from the graph: the tangents' own derivatives are never wanted.
         return forward_ad.make_dual(below, flip * signs if tangent is None else tangent.addcmul_(flip, signs))
 
@@ -177,6 +181,12 @@ class TangentLinear(OtherLinear):
 
 
 _BYTE_SIGNS = ((torch.arange(256)[:, None] >> torch.arange(8)) & 1).float() * 2 - 1  # (256, 8)
+
+
+def root_mean_square(h: Tensor) -> Tensor:
+    """Of all numbers, at least in float32; within bounds, so that a silent layer has a tangent all the same."""
+    kind = torch.promote_types(h.dtype, torch.float32)
+    return (torch.linalg.vector_norm(h, dtype=kind) / h.numel() ** 0.5).clamp(1e-3, 1e3)
 
 
 def random_signs(shape: Sequence[int], like: Tensor) -> Tensor:

@@ -266,10 +266,18 @@ RULES: dict[str, Callable[..., Rule]] = {
 }
 
 
-def make_rule(name: str, error_width: int, hidden_widths: Sequence[int], **options) -> Rule:
+def make_rule(
+    name: str,
+    error_width: int,
+    hidden_widths: Sequence[int],
+    reach: Sequence[slice | None] = (),
+    **options,
+) -> Rule:
     """The learning rule of that name for a network with these feedback points.
 
-    error_width: width c of the network's output; hidden_widths: width of each feedback point, in order.
+    error_width: width c of the network's output; hidden_widths: width of each feedback point, in order. reach: for a
+    network with branches, which outputs each point leads to (None: all); dfa, dkp, fdfa, hdfa and drtp then send it
+    the errors of these alone.
     options: for dfa, hdfa, drtp and modular: feedback (a kind of projection.py, or a Projection), shared,
     normalisation ("layer", "max", "full" or "none"), device, k (sparse); modular: modules; fdfa: every, average, first.
     Random matrices are drawn from torch's global generator, after the weights if the rule is made last.
@@ -279,4 +287,9 @@ def make_rule(name: str, error_width: int, hidden_widths: Sequence[int], **optio
         raise ValueError(f"unknown learning rule '{name}'; there are {', '.join(RULES)}")
     if not hidden_widths:
         raise ValueError(f"learning rule '{name}' needs at least one hidden layer")
-    return RULES[name](error_width, hidden_widths, **options)
+    if reach and len(reach) != len(hidden_widths):
+        raise ValueError(f"reach is of {len(reach)} feedback points, and there are {len(hidden_widths)}")
+    rule = RULES[name](error_width, hidden_widths, **options)
+    if isinstance(rule, DirectFeedback):
+        rule.feedback.reach = tuple(reach)
+    return rule

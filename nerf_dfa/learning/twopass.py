@@ -48,9 +48,11 @@ class Immediate(Tape):
         check_point(h, self._points, closed=False)
         check_output(self._error, [h], closed=False)
         self._points += 1
-        if h.dtype not in self._messages:
-            self._messages[h.dtype] = self._feedback.message(self._error.to(h.dtype))
-        return self._feedback.project(self._messages[h.dtype], self._points - 1, h.shape[-1])
+        layer = self._points - 1
+        key = h.dtype, self._feedback.heard(layer)
+        if key not in self._messages:
+            (self._messages[key],) = self._feedback.message_to([layer], self._error.to(h.dtype))
+        return self._feedback.project(self._messages[key], layer, h.shape[-1])
 
 
 def two_pass(rule: Rule, forward: Callable[[], Tensor], loss: Callable[[Tensor], Tensor]) -> Tensor:

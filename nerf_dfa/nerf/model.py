@@ -104,6 +104,7 @@ def _field(options: Options, depth: int, width: int, box: Float[Tensor, "2 3"] |
             density_activation=options.density_activation,
             activation=options.activation,
             rule_options=_rule_options(options),
+            own_outputs=options.feedback_outputs == "own",
         )
     encoded = options.i_embed == 0
     return MLPField(
@@ -116,6 +117,7 @@ def _field(options: Options, depth: int, width: int, box: Float[Tensor, "2 3"] |
         density_activation=options.density_activation,
         activation=options.activation,
         rule_options=_rule_options(options),
+        own_outputs=options.feedback_outputs == "own",
         linear_first=options.linear_first,
         feature_relu=options.feature_relu,
         skip=not options.no_skip,

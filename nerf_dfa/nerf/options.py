@@ -28,6 +28,7 @@ Condition = tuple[Callable[["Options"], bool], str]
 FIELD_RULES = [name for name in RULES if name not in ("drtp", "hdfa")]
 
 RANDOM: Condition = (lambda o: o.learning_rule in ("dfa", "modular"), "only dfa and modular draw such a matrix")
+DIRECT: Condition = (lambda o: o.learning_rule in ("dfa", "dkp", "fdfa"), "only dfa, dkp and fdfa read it")
 LEARNED: Condition = (lambda o: o.learning_rule == "dkp", "only the feedback of dkp learns by a rate")
 PROBED: Condition = (lambda o: o.learning_rule == "fdfa", "only fdfa probes")
 MLP: Condition = (lambda o: o.field == "mlp", "field = grid does not read it")
@@ -61,7 +62,7 @@ PRESETS = {
     # The method and the network of Launay et al. 2020; rates and steps are those of configs/blender and configs/llff.
     "paper": "--field mlp --learning_rule dfa --feedback uniform --netdepth 4 --netwidth 128 --netdepth_fine 4 "
     "--netwidth_fine 128 --use_viewdirs --feature_relu --density_activation relu --output_bias random "
-    "--N_samples 64 --N_importance 128 --occupancy 0",
+    "--feedback_outputs all --N_samples 64 --N_importance 128 --occupancy 0",
     # The best that was measured without transporting a weight: docs/results.md.
     "dfa-best": "--learning_rule fdfa --probe_first 100 --probe_every 5 --probe_growth 0.01 --grid_gradient kp "
     "--output_bias mean",
@@ -116,6 +117,12 @@ class Options:
     # the learning rule and the network
     learning_rule: str = option("dfa", "how the network learns", choices=FIELD_RULES)
     feedback: str = option("uniform", "kind of the random feedback matrix", choices=list(PROJECTIONS), when=RANDOM)
+    feedback_outputs: str = option(
+        "own",
+        "errors that a layer's feedback is made of: of all outputs, or of its own, those that it leads to",
+        choices=["own", "all"],
+        when=DIRECT,
+    )
     probe_first: int = option(0, "fdfa: network passes at the start that all make one", when=PROBED)
     probe_every: int = option(5, "fdfa: network passes from one forward perturbation to the next", when=PROBED)
     probe_growth: float = option(

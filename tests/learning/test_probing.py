@@ -79,7 +79,12 @@ def test_the_tangents_are_those_of_the_network(prepare, monkeypatch):
     monkeypatch.setattr(net.rule.feedback, "observe", lambda *args: seen.update(args=args))
     net(x).sum().backward()
     _, tangent, flips, signs = seen["args"]
-    directions = [flip * signs[:, :width] for flip, width in zip(flips, (16, 12), strict=True)]
+    h = torch.relu(net.layers[0](x))
+    scales = [layer.square().mean().sqrt() for layer in (h, torch.relu(net.layers[1](h)))]
+    for flip, scale in zip(flips, scales, strict=True):
+        torch.testing.assert_close(flip.abs(), (1 / scale).expand(7, 1))
+    parts = zip(flips, scales, (16, 12), strict=True)
+    directions = [flip * scale**2 * signs[:, :width] for flip, scale, width in parts]
     expected = sum(torch.einsum("ncw,nw->nc", j, u) for j, u in zip(jacobians(net, x), directions, strict=True))
     torch.testing.assert_close(tangent, expected)
 
@@ -110,6 +115,22 @@ def test_every_kth_pass_probes_and_the_count_is_saved():
     other.load_state_dict(net.state_dict())
     assert (other.rule.feedback.passes, other.rule.feedback.estimates) == (5, 2)
     assert all(map(torch.equal, other.rule.feedback.matrices, net.rule.feedback.matrices))
+
+
+def test_layers_of_any_scale_are_estimated_alike():
+    """The same function with its layers' activations scaled apart: one probe's relative errors stay what they were."""
+    errors = {}
+    for factor in (1.0, 100.0):
+        torch.manual_seed(0)
+        net, x = Net(), torch.randn(512, 5)
+        with torch.no_grad():
+            net.layers[0].weight.mul_(factor), net.layers[0].bias.mul_(factor), net.layers[1].weight.div_(factor)
+            net.layers[1].weight.mul_(0.5), net.layers[1].bias.mul_(0.5), net.head.weight.mul_(2)
+        net(x).backward(torch.ones(512, 3))
+        pairs = zip(net.rule.feedback.matrices, jacobians(net, x), strict=True)
+        errors[factor] = [((b - j.mean(0)).norm() / j.mean(0).norm()).item() for b, j in pairs]
+    assert errors[100.0] == pytest.approx(errors[1.0], rel=1e-3)
+    assert max(errors[1.0]) < 1
 
 
 @pytest.mark.parametrize(

@@ -227,3 +227,31 @@ def test_a_feedback_point_wider_than_the_matrix_is_named():
     tape.hidden(h)
     with pytest.raises(ValueError, match="feedback point 0 is 6 wide"):
         tape.output(y).sum().backward()
+
+
+@pytest.mark.parametrize("options", [{}, {"shared": False}, {"normalisation": "none"}])
+@pytest.mark.parametrize("rule", ["dfa", "dkp", "fdfa"])
+def test_points_hear_the_outputs_that_they_lead_to(rule, options):
+    """A trunk of two layers, one output off it, two off a branch: the branch hears its own two alone."""
+    if rule != "dfa" and options:
+        pytest.skip("dfa alone has these options")
+    torch.manual_seed(0)
+    made = make_rule(rule, 3, [8, 8, 6], [None, None, slice(0, 2)], **options)
+    if rule == "fdfa":
+        made.feedback.due = 99
+    hidden = [torch.randn(5, width, requires_grad=True) for width in (8, 8, 6)]
+    tape = made.tape()
+    for h in hidden:
+        tape.hidden(h)
+    error = torch.randn(5, 3)
+    tape.output(torch.zeros(5, 3, requires_grad=True)).backward(error)
+    own = error * torch.tensor([1.0, 1.0, 0.0])
+    for layer, (h, e) in enumerate(zip(hidden, (error, error, own), strict=True)):
+        torch.testing.assert_close(h.grad, made.feedback.project(made.feedback.message(e), layer, h.shape[1]))
+    if rule == "dkp":
+        torch.testing.assert_close(made.feedback.matrices[2].grad, own.T @ hidden[2].detach())
+
+
+def test_reach_is_of_every_point():
+    with pytest.raises(ValueError, match="reach is of 1 feedback points, and there are 2"):
+        make_rule("dfa", 3, [8, 8], [None])

@@ -30,7 +30,14 @@ class Net(nn.Module):
 
 @pytest.mark.parametrize(
     ("rule", "options"),
-    [("dfa", {}), ("dfa", {"shared": False}), ("dfa", {"feedback": "sparse"}), ("hdfa", {}), ("fdfa", {"every": 99})],
+    [
+        ("dfa", {}),
+        ("dfa", {"shared": False}),
+        ("dfa", {"feedback": "sparse"}),
+        ("dfa", {"reach": [None] * 4 + [slice(1, 3), slice(0, 2)]}),
+        ("hdfa", {}),
+        ("fdfa", {"every": 99}),
+    ],
 )
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_gradients_equal_those_of_one_pass(rule, options, dropout):
