@@ -62,12 +62,11 @@ PRESETS = {
     # The method and the network of Launay et al. 2020; rates and steps are those of configs/blender and configs/llff.
     "paper": "--field mlp --learning_rule dfa --feedback uniform --netdepth 4 --netwidth 128 --netdepth_fine 4 "
     "--netwidth_fine 128 --use_viewdirs --feature_relu --density_activation relu --output_bias random "
-    "--feedback_outputs all --N_samples 64 --N_importance 128 --occupancy 0",
+    "--N_samples 64 --N_importance 128 --occupancy 0",
     # The best that was measured without transporting a weight: docs/results.md.
-    "dfa-best": "--learning_rule fdfa --probe_first 100 --probe_every 5 --probe_growth 0.01 --grid_gradient kp "
-    "--output_bias mean",
+    "dfa-best": "--learning_rule fdfa --feedback_outputs own --probe_first 100 --probe_every 5 --probe_growth 0.01 "
+    "--grid_gradient kp --output_bias mean",
 }
-
 
 # What `learning` makes flags of.
 LEARNERS = [*FIELD_RULES, "dfa-best"]
@@ -118,9 +117,9 @@ class Options:
     learning_rule: str = option("dfa", "how the network learns", choices=FIELD_RULES)
     feedback: str = option("uniform", "kind of the random feedback matrix", choices=list(PROJECTIONS), when=RANDOM)
     feedback_outputs: str = option(
-        "own",
-        "errors that a layer's feedback is made of: of all outputs, or of its own, those that it leads to",
-        choices=["own", "all"],
+        "all",
+        "outputs whose errors a layer's feedback is made of: all, or its own, those that it leads to",
+        choices=["all", "own"],
         when=DIRECT,
     )
     probe_first: int = option(0, "fdfa: network passes at the start that all make one", when=PROBED)
