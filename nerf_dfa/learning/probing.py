@@ -35,8 +35,7 @@ class ProbedFeedback(Feedback):
 
     every: forward passes from one probe to the next, at least; growth: more of them as training goes on, this share of
     the passes so far. first: passes at the start that all probe, because there the Jacobian changes fastest. average:
-    the weight b of a new estimate, more where it stands for more than `every` passes, so that an old one is forgotten
-    after as many passes as ever; the first ones count as much as their number says (1, 1/2, 1/3, ...), so that the
+    the weight b of a new estimate; the first ones count as much as their number says (1, 1/2, 1/3, ...), so that the
     random start is forgotten at once.
     """
 
@@ -59,7 +58,6 @@ class ProbedFeedback(Feedback):
         for layer, width in enumerate(widths):
             self.register_buffer(f"matrix_{layer}", (torch.rand(error_width, width) * 2 - 1) * width**-0.5)
         self.layers = len(widths)
-        self.weight = average  # of the next estimate
         self.passes = self.estimates = self.due = 0  # due: the pass from which on the next probe is
 
     @property
@@ -80,9 +78,7 @@ class ProbedFeedback(Feedback):
         self.passes += 1
         if self.passes > self.first and self.passes < self.due:
             return False
-        gap = max(self.every, int(self.growth * self.passes))
-        self.due = self.passes + gap
-        self.weight = 1 - (1 - self.average) ** (gap / self.every)
+        self.due = self.passes + max(self.every, int(self.growth * self.passes))
         return True
 
     @torch.no_grad()
@@ -98,7 +94,7 @@ class ProbedFeedback(Feedback):
         weights = torch.where(total > 0, magnitude / total.clamp(min=1e-30), 1 / magnitude.shape[0])
         weighted = weights * tangent.reshape(-1, c).float()
         self.estimates += 1
-        step = max(self.weight, 1 / self.estimates)
+        step = max(self.average, 1 / self.estimates)
         flipped = torch.cat([weighted * flip.reshape(-1, 1) for flip in flips], dim=1).to(signs.dtype)
         estimates = flipped.T @ signs.reshape(-1, signs.shape[-1])  # of all layers in one product
         for matrix, estimate in zip(self.matrices, estimates.split(c), strict=True):

@@ -129,7 +129,12 @@ def _rule_options(options: Options) -> dict[str, str | int | float]:
         return {"feedback": options.feedback}
     if options.learning_rule != "fdfa":
         return {}
-    return {"every": options.probe_every, "first": options.probe_first, "growth": options.probe_growth}
+    return {
+        "every": options.probe_every,
+        "first": options.probe_first,
+        "growth": options.probe_growth,
+        "average": options.probe_average,
+    }
 
 
 def scene_box(scene: Scene, bound: float | None = None) -> Float[Tensor, "2 3"]:

@@ -65,7 +65,7 @@ PRESETS = {
     "--N_samples 64 --N_importance 128 --occupancy 0",
     # The best that was measured without transporting a weight: docs/results.md.
     "dfa-best": "--learning_rule fdfa --feedback_outputs own --probe_first 100 --probe_every 5 --probe_growth 0.01 "
-    "--grid_gradient kp --output_bias mean",
+    "--probe_average 0.2 --grid_gradient kp --output_bias mean",
 }
 
 # What `learning` makes flags of.
@@ -126,6 +126,11 @@ class Options:
     probe_every: int = option(5, "fdfa: network passes from one forward perturbation to the next", when=PROBED)
     probe_growth: float = option(
         0.0, "fdfa: more of them as training goes on: at least this share of the passes so far", when=PROBED
+    )
+    probe_average: float = option(
+        0.05,
+        "fdfa: weight of a new estimate of the feedback; a larger one lags less behind, and has more noise",
+        when=PROBED,
     )
     field: str = option(
         "mlp", "mlp: the paper's network; grid: feature grids and a small network", choices=["mlp", "grid"]
@@ -315,7 +320,7 @@ def check(options: Options) -> None:
     positive = (
         "testskip image_size netdepth netwidth netdepth_fine netwidth_fine N_samples N_rand N_iters lrate chunk "
         "render_factor frames fps probe_every bound grid_min grid_max grid_levels grid_features grid_depth grid_width "
-        "feedback_lrate grid_lrate"
+        "feedback_lrate grid_lrate probe_average"
     ).split()
     natural = "occupancy N_points warmup probe_first probe_growth N_importance raw_noise_std precrop_iters lrate_decay "
     natural += "netchunk multires multires_views i_print i_img i_alignment i_weights i_testset i_video"
@@ -326,6 +331,8 @@ def check(options: Options) -> None:
     for name in natural.split():
         if (getattr(options, name) or 0) < 0:
             raise UserError(f"--{name} {getattr(options, name)}: it cannot be negative")
+    if options.probe_average > 1:
+        raise UserError(f"--probe_average {options.probe_average}: a weight, above 0 and at most 1")
     if options.i_embed not in (0, -1):
         raise UserError(f"--i_embed {options.i_embed}: 0 is the positional encoding, -1 none")
     if options.perturb not in (0, 1):
