@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nerf_dfa.files import write_text, written_whole
+from nerf_dfa.training.cells import line
 
 FAILED = 0.2  # a test accuracy below it counts as a failure: chance is 0.1
 MEASURED = (
@@ -76,15 +77,15 @@ def markdown(result: dict[str, Any]) -> str:
         name = f"{rule} " if rule else ""
         head += [f"{name}test accuracy", f"{name}failed"]
         head += [] if rule in ("bp", "shallow") else [f"{name}alignment by layer"]
-    lines = [f"# {study['title']}", "", _line(head), _line(["---"] * len(head))]
+    lines = [f"# {study['title']}", "", line(head), line(["---"] * len(head))]
     for label, _ in study["rows"]:
-        line = [label]
+        entries = [label]
         for rule in columns:
             cell = next(c for c in cells if c.row == label and rule in (None, c.rule))
-            line.append(f"{100 * cell.mean:.1f} ± {100 * cell.std:.1f} ({cell.rate:g}{'*' * cell.edge})")
-            line.append(f"{cell.failures}/{len(cell.test)}")
-            line += [] if rule in ("bp", "shallow") else [" ".join(_number(value) for value in cell.alignment)]
-        lines.append(_line(line))
+            entries.append(f"{100 * cell.mean:.1f} ± {100 * cell.std:.1f} ({cell.rate:g}{'*' * cell.edge})")
+            entries.append(f"{cell.failures}/{len(cell.test)}")
+            entries += [] if rule in ("bp", "shallow") else [" ".join(_number(value) for value in cell.alignment)]
+        lines.append(line(entries))
     machine = result["machine"]
     commits = sorted({str(run["commit"]) for run in result["runs"].values()})
     seconds = sum(run["seconds"] for run in result["runs"].values())
@@ -171,10 +172,6 @@ def _common(rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
     """Settings that all rows share, and the columns do not replace."""
     first = rows[0][1]
     return {k: v for k, v in first.items() if k != "rule" and all(settings[k] == v for _, settings in rows)}
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -13,6 +13,7 @@ from PIL import Image
 from nerf_dfa.evaluation.published import LLFF_REAL, NERF_SYNTHETIC
 from nerf_dfa.experiments.studies import Column, Row, Study
 from nerf_dfa.files import write_text, written_whole
+from nerf_dfa.training.cells import line
 
 DUAL = {"psnr_dual_pixels": "dual, mean of pixels", "psnr_dual_raw": "dual, mean of raw outputs"}
 MEASURED = (
@@ -73,13 +74,13 @@ def markdown(cells: Cells) -> str:
     study = cells.study
     dual = [kind for kind in DUAL if any(kind in run for run in cells.runs.values())]
     head = ["", *(column.name for column in study.columns)]
-    lines = [f"# {study.title}", "", _line(head), _line(["---"] * len(head))]
+    lines = [f"# {study.title}", "", line(head), line(["---"] * len(head))]
     for row in study.rows:
-        lines.append(_line([row.name, *(_cell(cells, row, column) for column in study.columns)]))
+        lines.append(line([row.name, *(_cell(cells, row, column) for column in study.columns)]))
         for kind in dual:
             values = [cells.values(row, column, kind) for column in study.columns]
-            lines.append(_line([f"{row.name}, {DUAL[kind]}", *(mean_std(own) if own else "" for own in values)]))
-    lines += [_line([method, *values]) for method, values in published(study.columns).items()]
+            lines.append(line([f"{row.name}, {DUAL[kind]}", *(mean_std(own) if own else "" for own in values)]))
+    lines += [line([method, *values]) for method, values in published(study.columns).items()]
     runs = [run for row in study.rows for column in study.columns for run in cells.seeds(row, column)]
     collapsed = sum(run["restarts"] for run in runs)
     rates = ", ".join(f"{rate:g}" for rate in study.rates)
@@ -161,8 +162,8 @@ def pictures(Figure: type, cells: Cells, out: Path) -> Any:
     shape = len(study.columns), len(study.rows)
     figure = Figure(figsize=(2.4 * shape[1], 2.6 * shape[0]), layout="constrained")
     panels = figure.subplots(*shape, squeeze=False)
-    for line, column in zip(panels, study.columns, strict=True):
-        for axes, row in zip(line, study.rows, strict=True):
+    for panel_row, column in zip(panels, study.columns, strict=True):
+        for axes, row in zip(panel_row, study.rows, strict=True):
             axes.axis("off")
             if cells.seeds(row, column):
                 with Image.open(picture_path(out, study, row, column, 0)) as image:
@@ -207,7 +208,3 @@ def _flags(study: Study) -> list[str]:
 def _machine(machine: dict[str, Any]) -> str:
     where = machine["gpu"] or f"{machine['cpu']}, {machine['threads']} thread(s)"
     return f"{where}, torch {machine['torch']}"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

@@ -37,12 +37,15 @@ class Feedback(nn.Module):
         self.reach: Sequence[slice | None] = ()
 
     def heard(self, layer: int) -> tuple[int, int]:
-        """First and last but one of the outputs that the layer leads to."""
+        """The outputs that the layer leads to: the first, and the one after the last."""
         reach = self.reach[layer] if self.reach else None
         return (0, self.error_width) if reach is None else reach.indices(self.error_width)[:2]
 
     def message_to(self, layers: Iterable[int], error: Tensor) -> list[Tensor]:
-        """The messages of several layers: one and the same for all that lead to the same outputs."""
+        """The messages (..., message_width) of several layers, made of the error (..., c).
+
+        It is one and the same tensor for all layers that lead to the same outputs.
+        """
         messages: dict[tuple[int, int], Tensor] = {}
         for first, end in map(self.heard, layers):
             if (first, end) not in messages:
