@@ -107,6 +107,8 @@ def _run_settings(arguments: argparse.Namespace, given: dict[str, str]) -> None:
     key = (settings.dataset, settings.model, settings.learning_rule)
     for kind in ["scores", "alignment"] if cell.runs[0]["alignment"] else ["scores"]:
         print(f"{name}, {arguments.seeds} seeds, {kind}: {tables.shown(kind, cell, key, arguments.seeds)}")
+    if settings.dataset == "criteo":
+        print(tables.PUBLISHED)
 
 
 def _run_table(arguments: argparse.Namespace, given: dict[str, str]) -> None:

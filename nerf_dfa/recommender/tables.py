@@ -15,6 +15,7 @@ from nerf_dfa.recommender.settings import config_settings
 from nerf_dfa.training.cells import Cell, line, load_cell, mean_std
 
 SCORED = "of the test part, mean ± standard deviation over {seeds} seeds, each run with its best weights by validation"
+PUBLISHED = "in brackets what Launay et al. 2020 published, of the whole of Criteo"
 ALIGNED = (
     "on validation rows with the best weights, layers in the order of the table in nerf_dfa/recommender/models.py, "
     "mean ± standard deviation over rows, both the mean of {seeds} seeds; layers of one unit, where a cosine is a "
@@ -47,7 +48,7 @@ def markdown(name: str, table: Table, dataset: str, cells: Sequence[Cell], seeds
         lines.append(line([model, *shown_cells]))
     seconds = sum(run["seconds"] for cell in cells for seed, run in cell.runs.items() if seed < seeds)
     measured = (ALIGNED if table.what == "alignment" else SCORED).format(seeds=seeds)
-    published = "; in brackets what Launay et al. 2020 published, of the whole of Criteo" * (dataset == "criteo")
+    published = f"; {PUBLISHED}" * (dataset == "criteo")
     lines += ["", f"{table.title}: {measured}{published}."]
     about = machine()
     lines += [f"{seeds * len(cells)} runs, {seconds:.0f} s of one thread on {about['cpu']}, torch {about['torch']}."]
