@@ -13,7 +13,7 @@ from PIL import Image
 from nerf_dfa.evaluation.published import LLFF_REAL, NERF_SYNTHETIC
 from nerf_dfa.experiments.studies import Column, Row, Study
 from nerf_dfa.files import write_text, written_whole
-from nerf_dfa.training.cells import line
+from nerf_dfa.training.cells import line, mean_std
 
 DUAL = {"psnr_dual_pixels": "dual, mean of pixels", "psnr_dual_raw": "dual, mean of raw outputs"}
 MEASURED = (
@@ -79,7 +79,7 @@ def markdown(cells: Cells) -> str:
         lines.append(line([row.name, *(_cell(cells, row, column) for column in study.columns)]))
         for kind in dual:
             values = [cells.values(row, column, kind) for column in study.columns]
-            lines.append(line([f"{row.name}, {DUAL[kind]}", *(mean_std(own) if own else "" for own in values)]))
+            lines.append(line([f"{row.name}, {DUAL[kind]}", *(mean_std(own, 2) if own else "" for own in values)]))
     lines += [line([method, *values]) for method, values in published(study.columns).items()]
     runs = [run for row in study.rows for column in study.columns for run in cells.seeds(row, column)]
     collapsed = sum(run["restarts"] for run in runs)
@@ -117,7 +117,7 @@ def _cell(cells: Cells, row: Row, column: Column) -> str:
     seconds = statistics.fmean(cells.values(row, column, "seconds"))
     first = cells.values(cells.study.rows[0], column, "seconds")
     ratio = f", {seconds / statistics.fmean(first):.2f}" if first and row != cells.study.rows[0] else ""
-    return f"{mean_std(cells.values(row, column))}{rate}<br>{seconds:.0f} s{ratio}"
+    return f"{mean_std(cells.values(row, column), 2)}{rate}<br>{seconds:.0f} s{ratio}"
 
 
 def published(columns: Sequence[Column]) -> dict[str, list[str]]:
@@ -129,12 +129,6 @@ def published(columns: Sequence[Column]) -> dict[str, list[str]]:
         if any(value is not None for value in values):
             rows[f"published, {method}"] = ["" if value is None else f"{value:.2f}" for value in values]
     return rows
-
-
-def mean_std(values: Sequence[float]) -> str:
-    """Mean ± sample standard deviation, this for more than one value."""
-    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.2f}{deviation}"
 
 
 def dots(Figure: type, cells: Cells, out: Path) -> Any:

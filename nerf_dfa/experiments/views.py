@@ -106,11 +106,16 @@ def _keep(
 
 def _stated(study: Study, row: Row, column: Column) -> list[str]:
     """What a cell is trained by, with the flags of a preset in its place: what that holds may change."""
-    flags = [*study.flags, *column.flags, *row.flags]
+    flags = [part for flag in (*study.flags, *column.flags, *row.flags) for part in _apart(flag)]
     while "--preset" in flags:
         place = flags.index("--preset")
         flags[place : place + 2] = PRESETS[flags[place + 1]].split()
     return flags
+
+
+def _apart(flag: str) -> list[str]:
+    """--preset=NAME as two words, as a study may write it; any other flag as it is."""
+    return flag.split("=", 1) if flag.startswith("--preset=") else [flag]
 
 
 def _read(path: Path) -> dict[str, Any]:

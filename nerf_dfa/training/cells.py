@@ -106,9 +106,9 @@ def _start_worker() -> None:
 
 
 def mean_std(values: Sequence[float], digits: int) -> str:
-    """Mean ± sample standard deviation (0 for one value)."""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.fmean(values):.{digits}f} ± {deviation:.{digits}f}"
+    """Mean ± sample standard deviation, this for more than one value."""
+    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.{digits}f}{deviation}"
 
 
 def line(cells: Sequence[str]) -> str:

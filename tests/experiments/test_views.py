@@ -168,13 +168,15 @@ def test_rates_beyond_those_named_are_tried_while_the_best_is_at_the_edge(study,
     assert f"20.00 {shown}" in table
 
 
-def test_a_preset_is_kept_as_its_flags(study, run, tmp_path, monkeypatch):
-    assert run(study(), "--seeds", "1", "--columns", "grid")[0] == 0
+@pytest.mark.parametrize("written", ["--preset dfa-best", "--preset=dfa-best"])
+def test_a_preset_is_kept_as_its_flags(study, run, tmp_path, monkeypatch, written):
+    path = study(**{"--preset dfa-best": written})
+    assert run(path, "--seeds", "1", "--columns", "grid")[0] == 0
     kept = results(tmp_path)["best | grid | seed 0"]["flags"]
-    assert "--preset" not in kept
+    assert not any(flag.startswith("--preset") for flag in kept)
     assert kept[-len(PRESETS["dfa-best"].split()) :] == PRESETS["dfa-best"].split()
     monkeypatch.setitem(views.PRESETS, "dfa-best", "--learning_rule fdfa")
-    status, _, error = run(study(), "--seeds", "1", "--columns", "grid")
+    status, _, error = run(path, "--seeds", "1", "--columns", "grid")
     assert (status, "trained by other flags" in error) == (2, True)
 
 

@@ -47,5 +47,5 @@ def test_a_file_of_other_settings_or_damaged_is_refused(tmp_path):
 
 def test_mean_and_deviation():
     assert mean_std([1.0, 2.0, 6.0], 1) == "3.0 ± 2.6"
-    assert mean_std([0.5], 2) == "0.50 ± 0.00"
+    assert mean_std([0.5], 2) == "0.50"
     assert line(["a", "b"]) == "| a | b |"
