@@ -146,7 +146,7 @@ class Settings:
     shared: bool = True  # one matrix B for all layers
     normalisation: str = "layer"
     k: int = 1  # entries per column of sparse feedback
-    average: float = 0.05  # weight of a new estimate in fdfa's feedback
+    average: float = 0.05  # largest step of fdfa's feedback towards a new estimate
     optimiser: str = "adam"
     momentum: float = 0.0  # of sgd and hybrid
     probability: float = 0.1  # of an exact step; hybrid, the optimiser of hdfa, only

@@ -35,7 +35,9 @@ class Settings:
         choices=tuple(kind for kind in PROJECTIONS if kind != "sparse"),
         when=RANDOM,
     )
-    average: float = setting(0.05, "weight of a new estimate in fdfa's feedback", low=1e-9, below=1 + 1e-9, when=PROBED)
+    average: float = setting(
+        0.05, "largest step of fdfa's feedback towards a new estimate", low=1e-9, below=1 + 1e-9, when=PROBED
+    )
     epochs: int = setting(250, "steps, for each sees the whole graph", low=1)
     lr: float = setting(0.01, "learning rate of Adam", low=1e-12)
     weight_decay: float = setting(0.0, "L2 penalty; cheb and gcn: of the first layer alone", low=0)

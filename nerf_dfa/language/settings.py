@@ -74,7 +74,7 @@ class Settings:
     )
     average: float = setting(
         0.05,
-        "weight of a new estimate in fdfa's feedback",
+        "largest step of fdfa's feedback towards a new estimate",
         low=1e-9,
         below=1 + 1e-9,
         when=(lambda s: s.learning_rule == "fdfa", "only fdfa estimates its feedback"),

@@ -7,11 +7,20 @@ random signs u for every unit and sample, and one random sign r_i for every laye
 between layers that is as good as signs of their own. s_i is the root mean square of the layer's activations h_i: every
 layer's tangent is noise to the estimates of all others, and so none should move the output much more than another;
 in a ReLU network without biases J_i h_i is the same y for every layer. The feedback matrix follows the mean Jacobian,
+with samples weighted by how much they err, and learns only from what it does not yet explain of the tangent (least
+mean squares, Widrow and Hoff 1960):
 
-    B_i <- (1 - b) B_i + b / s_i^2 sum_n w_nc d_nc u_ni,   w_nc = |e_nc| / sum_n |e_nc|
+    B_i <- B_i + b_c / s_i^2 sum_n w_nc (d_nc - sum_k B_k u_kn) u_ni,   w_nc = |e_nc| / sum_n |e_nc|
 
-with samples weighted by how much they err. The many rows of a batch make the estimate accurate; a pass that probes
-costs one forward pass more.
+On average over u that is (1 - b) B_i + b J_i. But the plain average of d u_i has as noise all other units' part in d, D
+of them, and a few samples often have most of the error: 1 / sum_n w_nc^2 of them count, some hundreds in a radiance
+field. Here what the matrices know is no noise; where all samples have one Jacobian there is none at the end. The step
+
+    b_c = 1 / (1 + (D - 1) sum_n w_nc^2), at most `average`,   D = sum_i l_i
+
+is the one that brings B nearest to the mean Jacobian in one probe; twice that would diverge. The signs' products with
+themselves make it exact: E[(sum_n w_n u_n u_n^T)^2] = I + (D - 1) sum_n w_n^2 I. A pass that probes costs one forward
+pass more.
 """
 
 from __future__ import annotations
@@ -35,8 +44,8 @@ class ProbedFeedback(Feedback):
 
     every: forward passes from one probe to the next, at least; growth: more of them as training goes on, this share of
     the passes so far. first: passes at the start that all probe, because there the Jacobian changes fastest. average:
-    the weight b of a new estimate; the first ones count as much as their number says (1, 1/2, 1/3, ...), so that the
-    random start is forgotten at once.
+    the largest step b; of the first estimates it may be as large as their number says (1, 1/2, 1/3, ...). The random
+    start is forgotten at the first.
     """
 
     def __init__(
@@ -82,23 +91,34 @@ class ProbedFeedback(Feedback):
         return True
 
     @torch.no_grad()
-    def observe(self, error: Tensor, tangent: Tensor, flips: Sequence[Tensor], signs: Tensor) -> None:
-        """Moves the matrices towards the estimate of one pass.
+    def observe(
+        self, error: Tensor, tangent: Tensor, flips: Sequence[Tensor], scales: Sequence[Tensor], signs: Tensor
+    ) -> None:
+        """Moves the matrices towards the mean Jacobian, by one probe.
 
-        error, tangent: (..., c), dL/dy and the output's derivative along the tangents; flips: r_i / s_i (..., 1) of
-        every layer; signs: u (..., at least the largest l_i).
+        error, tangent: (..., c), dL/dy and the output's derivative along the tangents s_i r_i u; flips: r_i (..., 1) of
+        every layer; scales: s_i of every layer; signs: u (..., at least the largest l_i).
         """
-        c = error.shape[-1]
-        magnitude = error.reshape(-1, c).float().abs()
-        total = magnitude.sum(0)
-        weights = torch.where(total > 0, magnitude / total.clamp(min=1e-30), 1 / magnitude.shape[0])
-        weighted = weights * tangent.reshape(-1, c).float()
+        c, matrices = error.shape[-1], self.matrices
+        weights = shares(error.reshape(-1, c).float())
+        signs = signs.reshape(-1, signs.shape[-1])
+        flips = torch.cat([flip.reshape(-1, 1) for flip in flips], dim=1)[..., None]  # (rows, layers, 1)
         self.estimates += 1
-        step = max(self.average, 1 / self.estimates)
-        flipped = torch.cat([weighted * flip.reshape(-1, 1) for flip in flips], dim=1).to(signs.dtype)
-        estimates = flipped.T @ signs.reshape(-1, signs.shape[-1])  # of all layers in one product
-        for matrix, estimate in zip(self.matrices, estimates.split(c), strict=True):
-            matrix.lerp_(estimate[:, : matrix.shape[1]].to(matrix.dtype), step)
+        if self.estimates == 1:
+            for matrix in matrices:
+                matrix.zero_()
+        # One product for all layers: their matrices, in units of their tangents, below one another.
+        known = torch.cat(
+            [F.pad(m * s, (0, signs.shape[1] - m.shape[1])) for m, s in zip(matrices, scales, strict=True)]
+        )
+        explained = ((signs @ known.T.to(signs.dtype)).view(-1, len(matrices), c) * flips).sum(1)
+        directions = sum(matrix.shape[1] for matrix in matrices)
+        step = 1 / (1 + (directions - 1) * weights.square().sum(0))
+        step = step.clamp(max=max(self.average, 1 / self.estimates))
+        new = step * weights * (tangent.reshape(-1, c).float() - explained.float())
+        moves = (new[:, None] * flips).flatten(1).to(signs.dtype).T @ signs
+        for matrix, scale, move in zip(matrices, scales, moves.split(c), strict=True):
+            matrix += (move[:, : matrix.shape[1]] / scale).to(matrix.dtype)
 
     def get_extra_state(self) -> Tensor:
         return torch.tensor([self.passes, self.estimates, self.due])
@@ -119,7 +139,8 @@ class Probe(Record):
     def __init__(self, feedback: ProbedFeedback) -> None:
         super().__init__(feedback)
         self._signs: Tensor | None = None  # u
-        self._flips: list[Tensor] = []  # r_i / s_i
+        self._flips: list[Tensor] = []  # r_i
+        self._scales: list[Tensor] = []  # s_i
         if Probe._open is not None:
             Probe._open._leave()
         self._level: forward_ad.dual_level | None = forward_ad.dual_level()
@@ -146,7 +167,8 @@ class Probe(Record):
             self._signs = random_signs((*below.shape[:-1], self.feedback.widest), below)
         flip, signs = random_signs((*below.shape[:-1], 1), below), self._signs[..., : below.shape[-1]].to(below.dtype)
         scale = root_mean_square(below)
-        self._flips.append(flip / scale)
+        self._flips.append(flip)
+        self._scales.append(scale)
         flip = flip * scale.to(below.dtype)
         # Cut from the graph: the tangents' own derivatives are never wanted.
         return forward_ad.make_dual(below, flip * signs if tangent is None else tangent.addcmul_(flip, signs))
@@ -160,7 +182,7 @@ class Probe(Record):
         tokens = self.close(primal)
 
         def observe(error: Tensor) -> None:
-            self.feedback.observe(error, tangent, self._flips, self._signs)
+            self.feedback.observe(error, tangent, self._flips, self._scales, self._signs)
 
         return broadcast(self.feedback, primal, tokens, observe)
 
@@ -178,6 +200,13 @@ class TangentLinear(OtherLinear):
         if tangent is None:
             return y
         return forward_ad.make_dual(y, F.linear(tangent, self.weight.detach()))
+
+
+def shares(error: Tensor) -> Tensor:
+    """|e| (rows, c) of each column's sum; 1 / rows in a column of zeros."""
+    magnitude = error.abs()
+    total = magnitude.sum(0)
+    return torch.where(total > 0, magnitude / total.clamp(min=1e-30), 1 / magnitude.shape[0])
 
 
 _BYTE_SIGNS = ((torch.arange(256)[:, None] >> torch.arange(8)) & 1).float() * 2 - 1  # (256, 8)

@@ -129,7 +129,7 @@ class Options:
     )
     probe_average: float = option(
         0.05,
-        "fdfa: weight of a new estimate of the feedback; a larger one lags less behind, and has more noise",
+        "fdfa: largest step of the feedback towards a new estimate; where few samples have the error it is smaller",
         when=PROBED,
     )
     field: str = option(

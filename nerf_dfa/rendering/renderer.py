@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -94,9 +95,10 @@ def query(field: Field, rays: Rays, t: Float[Tensor, "rays samples"], netchunk: 
 
 
 def query_packed(field: Field, rays: Rays, samples: Samples, netchunk: int) -> Float[Tensor, "samples 4"]:
-    """The same for samples of their own on each ray."""
-    raw = []
-    for ray, t in zip(samples.ray.split(netchunk), samples.t.split(netchunk), strict=True):
+    """The same for samples of their own on each ray, in parts of about the same size."""
+    raw, count = [], max(1, len(samples.ray))
+    size = math.ceil(count / math.ceil(count / netchunk))
+    for ray, t in zip(samples.ray.split(size), samples.t.split(size), strict=True):
         positions = rays.origins[ray] + t[:, None] * rays.directions[ray]
         raw.append(field.raw(positions, rays.viewdirs[ray]))
     return torch.cat(raw) if len(raw) > 1 else raw[0]
