@@ -15,7 +15,8 @@ from torch_geometric.data import Data
 from torch_geometric.transforms import NormalizeFeatures, RandomLinkSplit, TargetIndegree
 
 from nerf_dfa.errors import UserError
-from nerf_dfa.graph.operators import Features, Neighbours
+from nerf_dfa.graph.operators import Features
+from nerf_dfa.graph.places import Neighbours
 
 PARTS = ("train", "val", "test")
 FOLDS = 5
@@ -44,9 +45,9 @@ class Graph:
         return Neighbours(self.edges, len(self.labels))
 
     @cached_property
-    def training_neighbours(self) -> Neighbours:
-        """The edges into training nodes."""
-        return self.neighbours.into(self.parts["train"])
+    def neighbours_of(self) -> dict[str, Neighbours]:
+        """The edges into the nodes of each part."""
+        return {part: self.neighbours.only_into(nodes) for part, nodes in self.parts.items()}
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,12 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch_geometric.nn import ChebConv, GATConv, GCNConv
+from torch_geometric.nn import ChebConv, GCNConv
 
+from nerf_dfa.graph.attention import NodewiseDNAConv, NodewiseGATConv, by_head
 from nerf_dfa.graph.data import Graph
-from nerf_dfa.graph.operators import FeatureLinear, NodewiseDNAConv, SplineSum
+from nerf_dfa.graph.operators import FeatureLinear, SplineSum, dropout
+from nerf_dfa.graph.places import Neighbours
 from nerf_dfa.learning import make_rule
 
 # Not drtp, which needs a label for every row, and hdfa, which comes with an optimiser of its own.
@@ -48,8 +50,8 @@ class GraphNetwork(nn.Module):
             raise ValueError(f"{type(self).__name__} has no learning rule '{rule}'; there are {', '.join(known)}")
         self.dropout = dropout
 
-    def forward(self, graph: Graph, training_nodes: bool = False) -> Float[Tensor, "nodes out"]:
-        """training_nodes: only these nodes' rows are asked for; the others' may be anything."""
+    def forward(self, graph: Graph, part: str | None = None) -> Float[Tensor, "nodes out"]:
+        """part: only the rows of its nodes are asked for; the others' may be anything."""
         raise NotImplementedError
 
     def decayed(self) -> list[nn.Parameter]:
@@ -57,7 +59,7 @@ class GraphNetwork(nn.Module):
         return list(self.parameters())
 
     def dropped(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
+        return dropout(x, self.dropout, self.training)
 
 
 class TwoLayers(GraphNetwork):
@@ -77,7 +79,7 @@ class TwoLayers(GraphNetwork):
         self.top_conv = self.top_convolution(out)
         self.rule = make_rule(rule, out, [self.width], **options).prepare(self)
 
-    def forward(self, graph: Graph, training_nodes: bool = False) -> Float[Tensor, "nodes out"]:
+    def forward(self, graph: Graph, part: str | None = None) -> Float[Tensor, "nodes out"]:
         tape = self.rule.tape()
         features = graph.features.dropout(self.dropout, self.training)
         h = self.activation(self.conv(self.linear(features), *self.structure(graph)))
@@ -95,7 +97,7 @@ class TwoLayers(GraphNetwork):
     def top_convolution(self, out: int) -> nn.Module:
         return self.convolution(out)
 
-    def structure(self, graph: Graph) -> tuple[Tensor, ...]:
+    def structure(self, graph: Graph) -> tuple[Tensor | Neighbours, ...]:
         """What the convolution reads besides."""
         return (graph.edges,)
 
@@ -181,12 +183,15 @@ class GAT(TwoLayers):
         self.conv.dropout, self.top_conv.dropout = attention_dropout, top_attention_dropout
 
     def convolution(self, out: int, heads: int = heads) -> nn.Module:
-        conv = GATConv(out, out // heads, heads=heads)
+        conv = NodewiseGATConv(out, out // heads, heads=heads)
         conv.lin = nn.Identity()
         return conv
 
     def top_convolution(self, out: int) -> nn.Module:
         return self.convolution(out, heads=1)
+
+    def structure(self, graph: Graph) -> tuple[Neighbours]:
+        return (graph.neighbours,)
 
 
 class DNA(GraphNetwork):
@@ -216,15 +221,19 @@ class DNA(GraphNetwork):
         self.top_linear = nn.Linear(self.width, out)
         self.rule = make_rule(rule, out, [self.width] * (1 + self.layers), **options).prepare(self)
 
-    def forward(self, graph: Graph, training_nodes: bool = False) -> Float[Tensor, "nodes out"]:
+    def forward(self, graph: Graph, part: str | None = None) -> Float[Tensor, "nodes out"]:
         tape = self.rule.tape()
         x = tape.hidden(self.dropped(F.relu(self.linear(graph.features))))
-        below = x[None]  # (layers so far, nodes, width)
-        for conv in self.convs:
-            last = conv is self.convs[-1]
-            h = F.relu(conv(below, graph.training_neighbours if last and training_nodes else graph.neighbours))
-            x = tape.hidden(self.dropped(h) if last else h)
-            below = torch.cat([below, x[None]])
+        below = []
+        for conv in self.convs[:-1]:
+            below.append(by_head(x, self.heads))
+            x = tape.hidden(F.relu(conv(below, graph.neighbours), inplace=True))
+        below.append(by_head(x, self.heads))
+        edges = graph.neighbours_of[part] if part else graph.neighbours
+        h = F.relu(self.convs[-1](below, edges), inplace=True)
+        if edges.into is not None:
+            h = torch.zeros_like(x).index_copy(0, edges.into, h)
+        x = tape.hidden(self.dropped(h))
         return tape.output(self.top_linear(x))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -39,16 +40,19 @@ class NodeTask:
     def loss(
         self, model: nn.Module, batch: Int[Tensor, " nodes"], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        logits, labels = model(self.graph, training_nodes=True)[batch], self.graph.labels[batch]
+        logits, labels = model(self.graph, "train")[batch], self.graph.labels[batch]
         return F.cross_entropy(logits, labels), {"accuracy": (logits.detach().argmax(1) == labels).float().mean()}
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Fraction of nodes recognised, of the validation and of the test part."""
+    def evaluate(self, model: nn.Module, parts: Sequence[str] = ("val", "test")) -> dict[str, float]:
+        """Fraction of nodes recognised, of each part."""
         model.eval()
-        right = model(self.graph).argmax(1) == self.graph.labels
-        parts = {part: right[self.graph.parts[part]].double().mean() for part in ("val", "test")}
-        return {f"{part}_accuracy": float(value) for part, value in parts.items()}
+        scores = {}
+        for part in parts:
+            nodes = self.graph.parts[part]
+            right = model(self.graph, part)[nodes].argmax(1) == self.graph.labels[nodes]
+            scores[f"{part}_accuracy"] = float(right.double().mean())
+        return scores
 
     def alignment(self, model: nn.Module) -> Alignment:
         """Of every feedback point, in eval mode, for the loss of the training nodes: no other has a signal."""
@@ -86,12 +90,12 @@ class LinkTask:
         return likely + F.softplus(inner_products(z, batch)).mean(), {}
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Area under the ROC curve and average precision, of the validation and of the test part."""
+    def evaluate(self, model: nn.Module, parts: Sequence[str] = ("val", "test")) -> dict[str, float]:
+        """Area under the ROC curve and average precision, of each part."""
         model.eval()
         z = model(self.graph)
         scores = {}
-        for part in ("val", "test"):
+        for part in parts:
             edges, others = self.links.edges[part], self.links.others[part]
             truth = [1] * edges.shape[1] + [0] * others.shape[1]
             values = inner_products(z, torch.cat([edges, others], dim=1)).tolist()
@@ -144,6 +148,7 @@ def make_trainer(settings: Settings, task: NodeTask | LinkTask, seed: int) -> Tr
 def fit(trainer: Trainer, epochs: int) -> dict[str, float | int]:
     """Trains, and gives the scores at the epoch with the best validation score (the first of equals).
 
+    The test part is looked at only there, where its scores stay.
     Raises KeyboardInterrupt when Ctrl-C ended the training.
     """
     best: dict[str, float | int] = {}
@@ -151,9 +156,9 @@ def fit(trainer: Trainer, epochs: int) -> dict[str, float | int]:
     while trainer.finished < epochs:
         if not trainer.run(trainer.finished + 1):
             raise KeyboardInterrupt
-        scores = trainer.task.evaluate(trainer.model)
+        scores = trainer.task.evaluate(trainer.model, ("val",))
         if not best or scores[score] > best[score]:
-            best = {**scores, "best_epoch": trainer.finished}
+            best = {**scores, **trainer.task.evaluate(trainer.model, ("test",)), "best_epoch": trainer.finished}
     return best
 
 

@@ -23,3 +23,11 @@ def small():
         mask[start : start + (30 if start == 30 else 15)] = True
     edges = torch.from_numpy(np.stack(np.nonzero(above | above.T)))
     return Data(x=torch.from_numpy(x).float(), y=torch.from_numpy(y), edge_index=edges, **masks)
+
+
+@pytest.fixture(params=[True, False])
+def mkl(request, monkeypatch):
+    """Both ways of making scores."""
+    if request.param and not torch.backends.mkl.is_available():
+        pytest.skip("PyTorch without MKL")
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: request.param)

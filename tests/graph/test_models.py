@@ -172,16 +172,30 @@ def test_weight_decay_of_cheb_and_gcn_is_the_first_layers(small):
         assert names == ({"linear.weight", "conv.bias"} if name in ("cheb", "gcn") else everything)
 
 
-def test_training_nodes_have_the_logits_that_all_have(small):
+@pytest.mark.parametrize("name", ["gcn", "dna"])
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_nodes_of_a_part_have_the_logits_that_all_have(small, name, part):
     """And the loss the same gradients."""
-    task = make_task(Settings("small", "dna", "bp"), small, 0)
-    model, train = make_trainer(Settings("small", "dna", "bp"), task, 0).model.eval(), task.graph.parts["train"]
-    other = torch.randn(len(train), 3)
-    asked, every = model(task.graph, training_nodes=True)[train], model(task.graph)[train]
+    task = make_task(Settings("small", name, "bp"), small, 0)
+    model, nodes = make_trainer(Settings("small", name, "bp"), task, 0).model.eval(), task.graph.parts[part]
+    other = torch.randn(len(nodes), 3)
+    asked, every = model(task.graph, part)[nodes], model(task.graph)[nodes]
     torch.testing.assert_close(asked, every)
     gradients = [torch.autograd.grad((y * other).sum(), list(model.parameters())) for y in (asked, every)]
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("name", ["gcn", "dna", "gae"])
+def test_test_part_is_scored_at_the_best_epoch(small, name):
+    """As if every part were scored at every epoch."""
+    settings = Settings("small", name, lr=0.05)
+    task = make_task(settings, small, 0)
+    trainer, every = make_trainer(settings, task, 0), []
+    for epoch in range(1, 9):
+        trainer.run(epoch)
+        every.append({**task.evaluate(trainer.model), "best_epoch": epoch})
+    assert fit(make_trainer(settings, task, 0), 8) == max(every, key=lambda scores: scores[f"val_{task.score}"])
 
 
 def test_unknown_rule_is_named():

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 pytest.importorskip("torch_geometric", reason="pip install torch_geometric")
 
 import torch_geometric.typing
-from torch_geometric.nn import ChebConv, DNAConv, GATConv, GCNConv, SplineConv
+from torch_geometric.nn import ChebConv, GATConv, GCNConv, SplineConv
 
 from nerf_dfa.graph.data import make_graph
 from nerf_dfa.graph.models import GAT, GCN, Cheb, Spline
-from nerf_dfa.graph.operators import EdgeDots, EdgeSums, FeatureLinear, Features, Neighbours, NodewiseDNAConv, SplineSum
+from nerf_dfa.graph.operators import FeatureLinear, Features, SplineSum, dropout
 
 
 @pytest.fixture
@@ -50,6 +50,17 @@ def test_dropout_of_features_is_that_of_their_matrix():
     torch.testing.assert_close(dropped[kept], dense[kept] / 0.75)
     assert abs(kept.sum() / (dense != 0).sum() - 0.75) < 0.03
     torch.testing.assert_close(features.dense(), dense)
+
+
+def test_dropout_is_torchs_draw_by_draw():
+    x, (torchs, ours) = torch.randn(50, 30, requires_grad=True), ([], [])
+    for results, function in ((torchs, F.dropout), (ours, dropout)):
+        torch.manual_seed(0)
+        y = function(x, 0.3, True)
+        results += [y, *torch.autograd.grad(y.square().sum(), x), torch.rand(3)]
+    for a, b in zip(torchs, ours, strict=True):
+        assert torch.equal(a, b)
+    assert dropout(x, 0.3, False) is x
 
 
 def test_wrong_feature_size_is_named(graph):
@@ -93,7 +104,7 @@ def test_gat_layer_is_its_definition(graph, adjacency):
     there = (adjacency + torch.eye(60)) > 0
     share = F.leaky_relu(score, 0.2).masked_fill(~there[..., None], -torch.inf).softmax(1)
     expected = torch.einsum("tsh,shd->thd", share, z).flatten(1)
-    found = conv(model.linear(graph.features), graph.edges)
+    found = conv(model.linear(graph.features), graph.neighbours)
     torch.testing.assert_close(found, expected)
     theirs = GATConv(12, 8, heads=8)
     theirs.lin.weight.data = model.linear.weight.data.T
@@ -124,56 +135,3 @@ def test_spline_is_torch_geometrics(graph):
     model.linear.weight.data = torch.cat([*theirs.weight.data, theirs.lin.weight.data.T], dim=1)
     found = model.conv(model.linear(graph.features), graph.edges, graph.pseudo)
     torch.testing.assert_close(found, theirs(graph.features.dense(), graph.edges, graph.pseudo[:, None]))
-
-
-@pytest.mark.parametrize("mkl", [True, False])
-@pytest.mark.parametrize("layers", [1, 3])
-def test_dna_is_torch_geometrics_with_its_gradients(graph, layers, mkl, monkeypatch):
-    if mkl and not torch.backends.mkl.is_available():
-        pytest.skip("PyTorch without MKL")
-    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
-    ours, theirs = NodewiseDNAConv(32, 4, 8), DNAConv(32, 4, 8)
-    theirs.load_state_dict(ours.state_dict())
-    x = torch.randn(60, layers, 32, requires_grad=True)
-    other = torch.randn(60, 32)
-    found, expected = ours(x.transpose(0, 1), graph.neighbours), theirs(x, graph.edges)
-    torch.testing.assert_close(found, expected)
-    sources = [x, *ours.parameters()], [x, *theirs.parameters()]
-    for a, b in zip(
-        torch.autograd.grad((found * other).sum(), sources[0]),
-        torch.autograd.grad((expected * other).sum(), sources[1]),
-        strict=True,
-    ):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("operator", [EdgeDots, EdgeSums])
-def test_edge_operators_derivatives(operator):
-    """Both modes against finite differences; node 3 has no edge but its loop."""
-    edges = Neighbours(torch.tensor([[0, 1, 1, 2, 4], [1, 0, 2, 1, 1]]), 5, torch.float64)
-    a = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
-    b = torch.randn((2, 5, 3) if operator is EdgeDots else (2, 10), dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda a, b: operator.apply(a, b, edges), (a, b), check_forward_ad=True)
-
-
-def test_edge_operators_are_their_definitions():
-    pairs = torch.tensor([[0, 1, 1, 2, 4], [1, 0, 2, 1, 1]])
-    edges = Neighbours(pairs, 5, torch.float64)
-    there = torch.eye(5, dtype=torch.float64)
-    there[pairs[1], pairs[0]] = 1  # row: target
-    degrees = there.sum(1) ** -0.5
-    places = edges.targets, edges.sources
-    torch.testing.assert_close(edges.weights, (degrees[:, None] * there * degrees)[places])
-    assert len(edges.targets) == there.sum()
-    a, b = torch.randn(2, 5, 3, dtype=torch.float64)
-    torch.testing.assert_close(edges.dots(a, b), (a @ b.T)[places])
-    values = torch.randn(10, dtype=torch.float64)
-    matrix = torch.zeros(5, 5, dtype=torch.float64).index_put(places, values)
-    torch.testing.assert_close(edges.sums(a, values), matrix @ a)
-    torch.testing.assert_close(edges.sums_back(a, values), matrix.T @ a)
-    part, kept = edges.into(torch.tensor([3, 1])), (edges.targets == 1) | (edges.targets == 3)
-    torch.testing.assert_close(part.weights, edges.weights[kept])
-    matrix[[0, 2, 4]] = 0
-    torch.testing.assert_close(part.sums(a, values[kept]), matrix @ a)
-    torch.testing.assert_close(part.sums_back(a, values[kept]), matrix.T @ a)
-    torch.testing.assert_close(part.dots(a, b), edges.dots(a, b)[kept])
