@@ -15,7 +15,7 @@ from nerf_dfa.fields.grids import FeatureGrids
 from nerf_dfa.learning import make_rule
 from nerf_dfa.learning.sequential import SequentialLinear
 
-GridGradient = Literal["feedback", "kp", "first_layer"]
+GridGradient = Literal["feedback", "kp", "mirror", "first_layer"]
 
 
 class GridField(Field):
@@ -23,8 +23,8 @@ class GridField(Field):
 
     Feedback points: both hidden layers, and with grid_gradient "feedback" the features themselves, so that the grids
     learn from e @ B_0 and no weight is transported anywhere; with "first_layer" they get the delta of the layer that
-    reads them times its weights, and with "kp" times a matrix that learns by these weights' updates, so that again none
-    is transported: the grids' feedback is then gated by which units of that layer are active.
+    reads them times its weights, and with "kp" or "mirror" times a matrix that learns to be like these (sequential.py),
+    so that again none is transported: the grids' feedback is then gated by which units of that layer are active.
 
     own_outputs: direct feedback to the layer between density and colour is of the colour's error alone.
 
@@ -54,7 +54,8 @@ class GridField(Field):
         self.activation: Activation = activation
         self.grids = FeatureGrids(resolutions, features, depth, log2_table)
         first = nn.Linear(self.grids.width, width)
-        self.density_hidden = SequentialLinear(first, "kp") if grid_gradient == "kp" else first
+        learned = grid_gradient in ("kp", "mirror")
+        self.density_hidden = SequentialLinear(first, grid_gradient) if learned else first
         self.density_head = nn.Linear(width, 1)
         self.colour_hidden = nn.Linear(width + encoded_width(3, direction_frequencies), width)
         self.colour_head = nn.Linear(width, 3)

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from nerf_dfa.fields.encodings import encoded_width, positional_encoding
 from nerf_dfa.fields.field import COLOUR, Activation, DensityActivation, Field, activated, joint_linear
 from nerf_dfa.learning import make_rule
+from nerf_dfa.learning.sequential import SequentialLinear
+from nerf_dfa.learning.tapes import Tape
 
 SKIP_AFTER = 4  # the encoded position is read again by the layer after this one (counted from 0)
 
@@ -27,6 +29,8 @@ class MLPField(Field):
     Networks of other programs differ in three places: linear_first leaves out the ReLU after the first layer,
     feature_relu puts one after the feature layer, and with skip = False the position is read once only.
     own_outputs: direct feedback to the layers between density and colour is of the colour's error alone.
+    feedback_block: of so many layers between position and density only the highest is a feedback point, counted from
+    the top; the others get the delta of the layer above, through a matrix that mirrors its weights (sequential.py).
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class MLPField(Field):
         feature_relu: bool = False,
         skip: bool = True,
         own_outputs: bool = False,
+        feedback_block: int = 1,
     ) -> None:
         super().__init__(density_activation)
         self.position_frequencies = position_frequencies
@@ -57,7 +62,11 @@ class MLPField(Field):
         self.skips = frozenset({SKIP_AFTER} if skip and depth > SKIP_AFTER + 1 else ())
         inputs = [encoded] + [width + encoded if i in self.skips else width for i in range(depth - 1)]
         self.pts_linears = nn.ModuleList(nn.Linear(n, width) for n in inputs)
-        hidden = [width] * depth
+        self.direct = [(depth - 1 - i) % feedback_block == 0 for i in range(depth)]
+        for below, layer in enumerate(self.pts_linears[1:]):
+            if not self.direct[below]:
+                self.pts_linears[below + 1] = SequentialLinear(layer, "mirror")
+        hidden = [width] * sum(self.direct)
         if use_viewdirs:
             half = width // 2
             self.views_linears = nn.ModuleList([nn.Linear(width + encoded_width(3, direction_frequencies), half)])
@@ -67,7 +76,8 @@ class MLPField(Field):
             hidden += [width, half]
         else:
             self.output_linear = nn.Linear(width, 4)
-        reach = [None] * depth + [COLOUR] * (len(hidden) - depth) if own_outputs else []
+        trunk = sum(self.direct)
+        reach = [None] * trunk + [COLOUR] * (len(hidden) - trunk) if own_outputs else []
         self.rule = make_rule(learning_rule, 4, hidden, reach, **(rule_options or {})).prepare(self)
 
     def heads(self) -> list[nn.Linear]:
@@ -85,7 +95,8 @@ class MLPField(Field):
         encoded = positional_encoding(positions, self.position_frequencies)
         x = encoded
         for i, layer in enumerate(self.pts_linears):
-            x = tape.hidden(layer(x)) if i == 0 and self.linear_first else activated(tape, layer(x), self.activation)
+            here = tape if self.direct[i] else Tape()
+            x = here.hidden(layer(x)) if i == 0 and self.linear_first else activated(here, layer(x), self.activation)
             if i in self.skips:
                 x = torch.cat([encoded.to(x.dtype), x], dim=-1)
         if not self.use_viewdirs:

@@ -27,10 +27,11 @@ from nerf_dfa.graph.data import Graph
 from nerf_dfa.graph.operators import FeatureLinear, SplineSum, dropout
 from nerf_dfa.graph.places import Neighbours
 from nerf_dfa.learning import make_rule
+from nerf_dfa.learning.sequential import KINDS
 
 # Not drtp, which needs a label for every row, and hdfa, which comes with an optimiser of its own.
 DIRECT_RULES = ("bp", "shallow", "dfa", "dkp", "fdfa", "modular")
-SEQUENTIAL_RULES = ("fa", "usf", "brsf", "frsf", "kp")
+SEQUENTIAL_RULES = KINDS
 
 
 class GraphNetwork(nn.Module):

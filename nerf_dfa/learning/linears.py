@@ -4,16 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import nn
+import torch.autograd.forward_ad as forward_ad
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 
 class OtherLinear(nn.Linear):
-    """An nn.Linear made from another one: the same weight and bias objects, under the same names."""
+    """An nn.Linear made from another one: the same weight and bias objects, under the same names.
+
+    It carries a tangent with one product, t W^T. torch's own forward-mode derivative multiplies the layer's input by a
+    zero tangent of the weight besides, and records both products for a backward pass that never comes.
+    """
 
     def __init__(self, layer: nn.Linear) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.weight, self.bias = layer.weight, layer.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        primal, tangent = forward_ad.unpack_dual(x) if forward_ad._current_level >= 0 else (x, None)
+        y = self.product(primal)
+        return y if tangent is None else forward_ad.make_dual(y, F.linear(tangent, self.weight.detach()))
+
+    def product(self, x: Tensor) -> Tensor:
+        """x W^T + b, with the layer's own way back."""
+        return F.linear(x, self.weight, self.bias)
 
 
 def swap_linears(network: nn.Module, other: Callable[[nn.Linear], OtherLinear]) -> list[str]:

@@ -25,7 +25,6 @@ pass more.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -35,7 +34,7 @@ from torch import Tensor
 
 from nerf_dfa.learning.broadcast import broadcast, passed_by_relu
 from nerf_dfa.learning.feedback import Feedback, check_width, of_layer
-from nerf_dfa.learning.linears import OtherLinear
+from nerf_dfa.learning.signs import random_signs
 from nerf_dfa.learning.tapes import Record
 
 
@@ -187,21 +186,6 @@ class Probe(Record):
         return broadcast(self.feedback, primal, tokens, observe)
 
 
-class TangentLinear(OtherLinear):
-    """nn.Linear that carries a tangent with one product: t W^T.
-
-    torch's own forward-mode derivative multiplies the layer's input by a zero tangent of the weight besides, and
-    records both products for a backward pass that never comes.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        primal, tangent = forward_ad.unpack_dual(x) if forward_ad._current_level >= 0 else (x, None)
-        y = super().forward(primal)
-        if tangent is None:
-            return y
-        return forward_ad.make_dual(y, F.linear(tangent, self.weight.detach()))
-
-
 def shares(error: Tensor) -> Tensor:
     """|e| (rows, c) of each column's sum; 1 / rows in a column of zeros."""
     magnitude = error.abs()
@@ -209,18 +193,7 @@ def shares(error: Tensor) -> Tensor:
     return torch.where(total > 0, magnitude / total.clamp(min=1e-30), 1 / magnitude.shape[0])
 
 
-_BYTE_SIGNS = ((torch.arange(256)[:, None] >> torch.arange(8)) & 1).float() * 2 - 1  # (256, 8)
-
-
 def root_mean_square(h: Tensor) -> Tensor:
     """Of all numbers, at least in float32; within bounds, so that a silent layer has a tangent all the same."""
     kind = torch.promote_types(h.dtype, torch.float32)
     return (torch.linalg.vector_norm(h, dtype=kind) / h.numel() ** 0.5).clamp(1e-3, 1e3)
-
-
-def random_signs(shape: Sequence[int], like: Tensor) -> Tensor:
-    """-1 or +1 with equal probability, in the type and place of `like`; from 64 random bits at a time."""
-    count = math.prod(shape)
-    words = torch.empty(-(-count // 64), dtype=torch.int64, device=like.device).random_(-(2**63), None)
-    chosen = words.view(torch.uint8)[: -(-count // 8)].int()
-    return _BYTE_SIGNS.to(like.device, like.dtype).index_select(0, chosen).view(-1)[:count].view(*shape)

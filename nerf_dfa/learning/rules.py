@@ -31,6 +31,7 @@ of layer i, delta_i = S_i * f'(a_i), and dW_i = delta_i^T h_{i-1}. The top layer
 | `brsf`    | the same, R = |M_t| sgn(W), M_t drawn anew      | Liao et al. 2016                               |
 | `frsf`    | the same, R = |M| sgn(W)                        | Liao et al. 2016                               |
 | `kp`      | the same, and R learns by the update of W       | Kolen and Pollack 1994; Akrout et al. 2019     |
+| `mirror`  | the same, and R learns from W's answer to noise | Akrout et al. 2019                             |
 """
 
 from __future__ import annotations
@@ -42,10 +43,10 @@ import torch
 from torch import Tensor, nn
 
 from nerf_dfa.learning.feedback import Feedback, IndependentFeedback, LearnedFeedback, SharedFeedback
-from nerf_dfa.learning.linears import swap_linears
-from nerf_dfa.learning.probing import Probe, ProbedFeedback, TangentLinear
+from nerf_dfa.learning.linears import OtherLinear, swap_linears
+from nerf_dfa.learning.probing import Probe, ProbedFeedback
 from nerf_dfa.learning.projection import OnDevice, Projection, make_projection
-from nerf_dfa.learning.sequential import SequentialLinear, send_back
+from nerf_dfa.learning.sequential import KINDS, SequentialLinear, send_back
 from nerf_dfa.learning.tapes import Collect, Cut, Record, RecordModules, Tape
 
 
@@ -142,7 +143,7 @@ class ForwardProbed(DirectFeedback):
         return Probe(self.feedback) if self.feedback.next_probes() else Record(self.feedback)
 
     def prepare(self, network: nn.Module) -> Rule:
-        swap_linears(network, TangentLinear)
+        swap_linears(network, OtherLinear)
         return super().prepare(network)
 
 
@@ -170,7 +171,7 @@ class Modular(Rule):
 
 
 class Sequential(Rule):
-    """Backpropagation with other matrices than the weights on the way back: `fa`, `usf`, `brsf`, `frsf`, `kp`."""
+    """Backpropagation with other matrices than the weights on the way back: the kinds of sequential.py."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -262,7 +263,7 @@ RULES: dict[str, Callable[..., Rule]] = {
     "drtp": _drtp,
     "hdfa": lambda error_width, hidden_widths, **options: Hybrid(_feedback(error_width, hidden_widths, **options)),
     "modular": _modular,
-    **{kind: _sequential(kind) for kind in ("fa", "usf", "brsf", "frsf", "kp")},
+    **{kind: _sequential(kind) for kind in KINDS},
 }
 
 

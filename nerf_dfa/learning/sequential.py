@@ -2,17 +2,19 @@
 
     S_i = delta_{i+1} R_{i+1}      with dW_i, db_i as ever
 
-| kind   | R (out x in, as W)                     | what is known of W         | memory                    |
-|--------|----------------------------------------|----------------------------|---------------------------|
-| `fa`   | fixed, random                          | nothing                    | as the weights            |
-| `usf`  | c sgn(W)                               | signs                      | none                      |
-| `brsf` | |M_t| sgn(W), M_t drawn for each batch | signs                      | none                      |
-| `frsf` | |M| sgn(W), M fixed                    | signs                      | as the weights            |
-| `kp`   | learns: dR = dW                        | nothing; the same updates  | as the weights, and moments |
+| kind     | R (out x in, as W)                     | what is known of W         | memory                      |
+|----------|----------------------------------------|----------------------------|-----------------------------|
+| `fa`     | fixed, random                          | nothing                    | as the weights              |
+| `usf`    | c sgn(W)                               | signs                      | none                        |
+| `brsf`   | |M_t| sgn(W), M_t drawn for each batch | signs                      | none                        |
+| `frsf`   | |M| sgn(W), M fixed                    | signs                      | as the weights              |
+| `kp`     | learns: dR = dW                        | nothing; the same updates  | as the weights, and moments |
+| `mirror` | learns: dR = b (W v - R v) v^T         | its answers to noise v     | as the weights              |
 
 Sizes: M, R ~ N(0, 1/in) as the weights of a layer with unit variance; c = sqrt(2 / (pi in)), the mean of |M|.
 Sources: Lillicrap et al. 2016 (fa); Liao et al. 2016, Moskovitz et al. 2018 (sign-concordant rules); Kolen and
-Pollack 1994, Akrout et al. 2019 (kp).
+Pollack 1994, Akrout et al. 2019 (kp); Akrout et al. 2019 (mirror, there without what R explains already: its plain
+average of (W v) v^T needs many times as much noise).
 """
 
 from __future__ import annotations
@@ -20,11 +22,15 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nerf_dfa.learning.linears import OtherLinear, swap_linears
+from nerf_dfa.learning.signs import random_signs
 
-KINDS = ("fa", "usf", "brsf", "frsf", "kp")
+KINDS = ("fa", "usf", "brsf", "frsf", "kp", "mirror")
+# Rows of noise that a mirroring layer looks at in each pass that learns.
+MIRRORED = 64
 
 
 class _Linear(torch.autograd.Function):
@@ -34,7 +40,7 @@ class _Linear(torch.autograd.Function):
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, back: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight, back)
         ctx.has_bias = bias is not None
-        return nn.functional.linear(x, weight, bias)
+        return F.linear(x, weight, bias)
 
     @staticmethod
     def backward(ctx, delta: Tensor) -> tuple[Tensor | None, ...]:
@@ -56,7 +62,7 @@ class SequentialLinear(OtherLinear):
         self.kind = kind
         self.exact = False  # True: plain backpropagation, for measuring against it
         size = self.in_features**-0.5
-        if kind in ("fa", "kp"):
+        if kind in ("fa", "kp", "mirror"):
             back = torch.randn_like(self.weight, requires_grad=False) * size
             if kind == "kp":
                 self.back = nn.Parameter(back)
@@ -67,7 +73,7 @@ class SequentialLinear(OtherLinear):
 
     def backward_matrix(self) -> Tensor:
         """R for this pass."""
-        if self.kind in ("fa", "kp"):
+        if self.kind in ("fa", "kp", "mirror"):
             return self.back
         with torch.no_grad():
             sign = self.weight.sign()
@@ -78,9 +84,23 @@ class SequentialLinear(OtherLinear):
                 return sign * self.magnitude
             return sign * torch.randn_like(sign).abs() * size
 
-    def forward(self, x: Tensor) -> Tensor:
+    @torch.no_grad()
+    def mirror(self) -> None:
+        """Moves R towards W by what the layer answers to noise (rows, in), by the step that brings it nearest.
+
+        Noise of random signs: (in - 1) / (rows + in - 1) of the mean square distance is left each time.
+        """
+        with torch.autocast(self.weight.device.type, enabled=False):
+            noise = random_signs((MIRRORED, self.in_features), self.weight)
+            unknown = F.linear(noise, self.weight) - F.linear(noise, self.back)
+            # A new tensor: the one before may be wanted by a backward pass that is still to come.
+            self.back = self.back + unknown.T @ noise / (MIRRORED + self.in_features - 1)
+
+    def product(self, x: Tensor) -> Tensor:
         if self.exact:
-            return super().forward(x)
+            return super().product(x)
+        if self.kind == "mirror" and self.training and x.requires_grad and torch.is_grad_enabled():
+            self.mirror()
         return _Linear.apply(x, self.weight, self.bias, self.backward_matrix())
 
 

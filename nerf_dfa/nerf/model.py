@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nerf_dfa.fields import Field, GridField, MLPField, level_resolutions
 from nerf_dfa.interop import nerf_pytorch
-from nerf_dfa.nerf.options import GRID_FEEDBACK, Options
+from nerf_dfa.nerf.options import DIRECT_MLP, GRID_FEEDBACK, Options
 from nerf_dfa.rendering import OccupancyGrid, RadianceModel, RenderSettings
 from nerf_dfa.scenes import Scene
 from nerf_dfa.scenes.paths import nearest_to_axes
@@ -121,6 +121,7 @@ def _field(options: Options, depth: int, width: int, box: Float[Tensor, "2 3"] |
         linear_first=options.linear_first,
         feature_relu=options.feature_relu,
         skip=not options.no_skip,
+        feedback_block=options.feedback_block if DIRECT_MLP[0](options) else 1,
     )
 
 

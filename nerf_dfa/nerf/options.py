@@ -29,6 +29,10 @@ FIELD_RULES = [name for name in RULES if name not in ("drtp", "hdfa")]
 
 RANDOM: Condition = (lambda o: o.learning_rule in ("dfa", "modular"), "only dfa and modular draw such a matrix")
 DIRECT: Condition = (lambda o: o.learning_rule in ("dfa", "dkp", "fdfa"), "only dfa, dkp and fdfa read it")
+DIRECT_MLP: Condition = (
+    lambda o: o.field == "mlp" and o.learning_rule in ("dfa", "dkp", "fdfa"),
+    "it needs field = mlp and learning_rule = dfa, dkp or fdfa",
+)
 LEARNED: Condition = (lambda o: o.learning_rule == "dkp", "only the feedback of dkp learns by a rate")
 PROBED: Condition = (lambda o: o.learning_rule == "fdfa", "only fdfa probes")
 MLP: Condition = (lambda o: o.field == "mlp", "field = grid does not read it")
@@ -122,6 +126,12 @@ class Options:
         choices=["all", "own"],
         when=DIRECT,
     )
+    feedback_block: int = option(
+        1,
+        "of so many layers of the mlp the highest has direct feedback; the others get the delta of the layer above "
+        "through a matrix that mirrors its weights",
+        when=DIRECT_MLP,
+    )
     probe_first: int = option(0, "fdfa: network passes at the start that all make one", when=PROBED)
     probe_every: int = option(5, "fdfa: network passes from one forward perturbation to the next", when=PROBED)
     probe_growth: float = option(
@@ -156,9 +166,9 @@ class Options:
     )
     grid_gradient: str = option(
         "feedback",
-        "grids learn from their own projected error, or from the first layer's delta: times its weights, or (kp, for "
-        "Kolen and Pollack) a matrix that learns as they do",
-        choices=["feedback", "kp", "first_layer"],
+        "grids learn from their own projected error, or from the first layer's delta: times its weights, or a matrix "
+        "that learns to be like them, by their updates (kp, Kolen and Pollack) or by their answers to noise (mirror)",
+        choices=["feedback", "kp", "mirror", "first_layer"],
         when=GRID_FEEDBACK,
     )
     grid_width: int = option(64, "width of the two hidden layers behind the grids", when=GRID)
@@ -320,7 +330,7 @@ def check(options: Options) -> None:
     positive = (
         "testskip image_size netdepth netwidth netdepth_fine netwidth_fine N_samples N_rand N_iters lrate chunk "
         "render_factor frames fps probe_every bound grid_min grid_max grid_levels grid_features grid_depth grid_width "
-        "feedback_lrate grid_lrate probe_average"
+        "feedback_lrate grid_lrate probe_average feedback_block"
     ).split()
     natural = "occupancy N_points warmup probe_first probe_growth N_importance raw_noise_std precrop_iters lrate_decay "
     natural += "netchunk multires multires_views i_print i_img i_alignment i_weights i_testset i_video"

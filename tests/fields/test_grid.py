@@ -86,6 +86,14 @@ def test_or_from_the_first_layers_delta_times_what_learns_as_its_weights_do():
     torch.testing.assert_close(found, exact.grids.table.grad)
 
 
+def test_or_times_what_mirrors_its_weights():
+    field = GridField(BOX, resolutions=[3], features=6, width=8, learning_rule="dfa", grid_gradient="mirror")
+    points, error = torch.rand(7, 3), torch.randn(7, 4)
+    before = learn(field, points, error)
+    delta = (error @ field.rule.feedback.projection.matrix[:, :8] / 8**0.5) * (before > 0)
+    torch.testing.assert_close(field.grids.table.grad, grid_gradient(field, points, delta @ field.density_hidden.back))
+
+
 @pytest.mark.parametrize("rule", ["bp", "fa"])
 def test_without_feedback_points_both_are_one(rule):
     gradients = []

@@ -8,7 +8,8 @@ import torch.autograd.forward_ad as forward_ad
 from torch import nn
 
 from nerf_dfa.learning import make_rule
-from nerf_dfa.learning.probing import ProbedFeedback, random_signs, shares
+from nerf_dfa.learning.probing import ProbedFeedback, shares
+from nerf_dfa.learning.signs import random_signs
 
 
 class Net(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from nerf_dfa.learning import make_rule
-from nerf_dfa.learning.sequential import KINDS, SequentialLinear, send_back
+from nerf_dfa.learning.sequential import KINDS, MIRRORED, SequentialLinear, send_back
 
 
 class Net(nn.Module):
@@ -52,14 +52,14 @@ def forward(net):
 def back_matrix(layer):
     """R by the table, from what the layer keeps."""
     size = layer.in_features**-0.5
-    if layer.kind in ("fa", "kp"):
+    if layer.kind in ("fa", "kp", "mirror"):
         return layer.back.detach()
     if layer.kind == "usf":
         return layer.weight.detach().sign() * size * math.sqrt(2 / math.pi)
     return layer.weight.detach().sign() * layer.magnitude
 
 
-@pytest.mark.parametrize("kind", ["fa", "usf", "frsf", "kp"])
+@pytest.mark.parametrize("kind", ["fa", "usf", "frsf", "kp", "mirror"])
 def test_errors_travel_back_through_the_other_matrix(kind):
     net = make(kind)
     got = learn(net)
@@ -81,7 +81,7 @@ def test_batchwise_magnitudes_are_drawn_anew_with_the_signs_of_the_weights():
         assert torch.equal(matrix.sign(), layer.weight.sign())
 
 
-@pytest.mark.parametrize("kind", ["fa", "kp"])
+@pytest.mark.parametrize("kind", ["fa", "kp", "mirror"])
 def test_with_the_weights_themselves_it_is_backpropagation(kind):
     net, exact = make(kind), make("bp")
     for layer in net.modules():
@@ -103,6 +103,31 @@ def test_kolen_pollack_matrices_learn_by_the_updates_of_the_weights():
         learn(net)
         optimizer.step()
     assert ((net.head.back - net.head.weight).norm() / before).item() == pytest.approx(0.99**50, rel=1e-6)
+
+
+def test_a_mirror_comes_nearer_by_what_its_rows_of_noise_tell():
+    """Of the mean square distance (in - 1) / (rows + in - 1) is left each time."""
+    torch.manual_seed(0)
+    layer = SequentialLinear(nn.Linear(40, 300), "mirror").double()
+    left = [(layer.back - layer.weight).square().sum().item()]
+    for _ in range(5):
+        layer.mirror()
+        left.append((layer.back - layer.weight).square().sum().item())
+    for before, after in itertools.pairwise(left):
+        assert after / before == pytest.approx(39 / (MIRRORED + 39), rel=0.15)
+
+
+def test_a_mirror_looks_only_where_its_signal_is_wanted():
+    net = make("mirror")
+    first, second = net.layers[0].back, net.layers[1].back
+    learn(net)
+    assert net.layers[0].back is first  # nobody reads the data's gradient
+    assert net.layers[1].back is not second
+    second = net.layers[1].back
+    with torch.no_grad():
+        net(X)
+    net.eval()(X)
+    assert net.layers[1].back is second
 
 
 def test_names_and_weights_stay():
