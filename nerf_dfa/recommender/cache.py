@@ -255,11 +255,18 @@ def _check_same(found: Any, made: dict[str, Any], folder: Path) -> None:
     for key, value in made.items():
         other = found.get(key) if isinstance(found, dict) else None
         if other != value:
-            short = [str(x) if len(str(x)) < 60 else "another" for x in (other, value)]
+            there, here = (_told(key, x) for x in (other, value))
+            told = f"{there} there, {here} here" if there != here else f"{there}, with other contents"
             raise UserError(
-                f"{folder} is a cache of other settings ({key}: {short[0]} there, {short[1]} here); "
-                "remove it, or give another --cache"
+                f"{folder} is a cache of other settings ({key}: {told}); remove it, or give another --cache"
             )
+
+
+def _told(key: str, value: Any) -> str:
+    """A thing that a cache is made of, in short."""
+    if key == "files" and isinstance(value, list):
+        return ", ".join(f"{file['name']} of {file['bytes']:,} bytes" for file in value)
+    return str(value) if len(str(value)) < 60 else f"{str(value)[:57]}..."
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -14,9 +16,9 @@ SMALLEST = 1e-4  # of an embedding's magnitudes before the logarithm (Cheng et a
 class FieldEmbedding(nn.Embedding):
     """One table for the values of all fields; sparse: its gradient has only the rows that a batch read."""
 
-    def __init__(self, values: int, width: int, std: float, sparse: bool = False) -> None:
+    def __init__(self, values: int, width: int, std: float, sparse: bool = False, mean: float = 0.0) -> None:
         super().__init__(values, width, sparse=sparse)
-        nn.init.normal_(self.weight, std=std)
+        nn.init.normal_(self.weight, mean, std)
 
 
 class FirstOrder(nn.Module):
@@ -42,7 +44,7 @@ class MLP(nn.Module):
     norm: "batch", "layer" or "none".
     """
 
-    def __init__(self, inputs: int, widths: list[int], dropout: float = 0.0, norm: str = "batch") -> None:
+    def __init__(self, inputs: int, widths: Sequence[int], dropout: float = 0.0, norm: str = "batch") -> None:
         super().__init__()
         norms = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm, "none": lambda width: nn.Identity()}
         self.blocks = nn.ModuleList(

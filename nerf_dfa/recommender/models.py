@@ -5,7 +5,7 @@
 | `fm`      | none                                                    | everything                                 |
 | `deepfm`  | the MLP's blocks; if asked for the embedding, the first | first order, top layer, embedding (by FM)  |
 | `dcn`     | embedding, cross layers, the MLP's blocks               | top layer                                  |
-| `afn`     | logarithms, logarithmic neurons, the MLP's blocks       | first order, top layer                     |
+| `afn`     | logarithms (not with kp), neurons, the MLP's blocks     | first order, top layer                     |
 | `autoint` | embedding, attention layers, the MLP's blocks           | first order, top layer                     |
 
 A feedback point lies behind a block's dropout. The error that direct feedback spreads is that at the logit: one number
@@ -15,13 +15,15 @@ cut (deepfm's MLP reads the embedding), nothing is sent to what lies below.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nerf_dfa.learning import make_rule
+from nerf_dfa.learning.sequential import SequentialLinear
 from nerf_dfa.recommender.layers import (
     MLP,
     Cross,
@@ -36,24 +38,46 @@ from nerf_dfa.recommender.layers import (
 # Not drtp, which needs targets as wide as the error, and hdfa, which comes with an optimiser of its own.
 DIRECT_RULES = ("bp", "shallow", "dfa", "dkp", "fdfa", "modular")
 STD = 0.05  # of embeddings at the start
+EmbeddingGradient = Literal["feedback", "kp"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes and kinds that the models have in common.
+
+    fields, values: number of fields, and of all their values; width: D of the embedding; mlp: widths of the MLP's
+    blocks, with dropout and norm; sparse: of the embedding's gradient.
+    """
+
+    fields: int
+    values: int
+    width: int = 10
+    mlp: tuple[int, ...] = (400, 400, 400)
+    dropout: float = 0.0
+    norm: str = "batch"
+    sparse: bool = False
+
+    @property
+    def flat(self) -> int:
+        """Width of all embeddings of a row together."""
+        return self.fields * self.width
+
+    def blocks(self, inputs: int) -> MLP:
+        """The MLP on so many inputs."""
+        return MLP(inputs, self.mlp, self.dropout, self.norm)
 
 
 class ClickModel(nn.Module):
-    """Base of the models.
+    """Base of the models. mean: of the embedding at the start; options: of the rule.
 
-    fields, values: number of fields, and of all their values; width: D of the embedding; mlp: widths of its blocks;
-    sparse: of the embedding's gradient; options: of the rule. feedback_widths: of the feedback points, in order.
+    feedback_widths: of the feedback points, in order.
     """
 
     feedback_widths: list[int]
 
-    def __init__(
-        self, fields: int, values: int, width: int, mlp: list[int], dropout: float, norm: str, sparse: bool
-    ) -> None:
+    def __init__(self, shape: Shape, mean: float = 0.0) -> None:
         super().__init__()
-        self.flat = fields * width
-        self.embedding = FieldEmbedding(values, width, STD, sparse)
-        self.mlp = MLP(self.flat, mlp, dropout, norm) if mlp else None
+        self.embedding = FieldEmbedding(shape.values, shape.width, STD, shape.sparse, mean)
 
     def forward(self, fields: Int[Tensor, "rows F"]) -> Float[Tensor, " rows"]:
         raise NotImplementedError
@@ -62,11 +86,11 @@ class ClickModel(nn.Module):
 class FM(ClickModel):
     """Factorization machine (Rendle 2010). It has no hidden layer, so that every rule is backpropagation."""
 
-    def __init__(self, fields: int, values: int, rule: str, width: int = 16, sparse: bool = False) -> None:
-        super().__init__(fields, values, width, [], 0.0, "none", sparse)
+    def __init__(self, shape: Shape, rule: str) -> None:
+        super().__init__(shape)
         if rule != "bp":
             raise ValueError(f"fm has no hidden layer for '{rule}' to teach; its rule is bp")
-        self.first_order = FirstOrder(values, sparse)
+        self.first_order = FirstOrder(shape.values, shape.sparse)
 
     def forward(self, fields: Int[Tensor, "rows F"]) -> Float[Tensor, " rows"]:
         return (self.first_order(fields) + pairwise(self.embedding(fields)))[:, 0]
@@ -78,25 +102,13 @@ class DeepFM(ClickModel):
     embedding_point: the embedding learns by feedback too, beside its exact gradient through the FM.
     """
 
-    def __init__(
-        self,
-        fields: int,
-        values: int,
-        rule: str,
-        width: int = 10,
-        mlp: list[int] | None = None,
-        dropout: float = 0.0,
-        norm: str = "batch",
-        sparse: bool = False,
-        embedding_point: bool = False,
-        **options: Any,
-    ) -> None:
-        mlp = mlp or [400] * 3
-        super().__init__(fields, values, width, mlp, dropout, norm, sparse)
-        self.first_order = FirstOrder(values, sparse)
-        self.top = nn.Linear(mlp[-1], 1, bias=False)
+    def __init__(self, shape: Shape, rule: str, embedding_point: bool = False, **options: Any) -> None:
+        super().__init__(shape)
+        self.mlp = shape.blocks(shape.flat)
+        self.first_order = FirstOrder(shape.values, shape.sparse)
+        self.top = nn.Linear(shape.mlp[-1], 1, bias=False)
         self._cut, self._point = rule != "bp", embedding_point
-        self.feedback_widths = [self.flat] * embedding_point + mlp
+        self.feedback_widths = [shape.flat] * embedding_point + list(shape.mlp)
         self.rule = make_rule(rule, 1, self.feedback_widths, **options).prepare(self)
 
     def forward(self, fields: Int[Tensor, "rows F"]) -> Float[Tensor, " rows"]:
@@ -117,24 +129,12 @@ class DeepCross(ClickModel):
     A cross layer's feedback point is its output, as wide as all embeddings together.
     """
 
-    def __init__(
-        self,
-        fields: int,
-        values: int,
-        rule: str,
-        width: int = 16,
-        mlp: list[int] | None = None,
-        dropout: float = 0.0,
-        norm: str = "batch",
-        sparse: bool = False,
-        cross_layers: int = 6,
-        **options: Any,
-    ) -> None:
-        mlp = mlp or [1024] * 2
-        super().__init__(fields, values, width, mlp, dropout, norm, sparse)
-        self.cross = nn.ModuleList(Cross(self.flat) for _ in range(cross_layers))
-        self.top = nn.Linear(self.flat + mlp[-1], 1)
-        self.feedback_widths = [self.flat] * (1 + cross_layers) + mlp
+    def __init__(self, shape: Shape, rule: str, cross_layers: int = 6, **options: Any) -> None:
+        super().__init__(shape)
+        self.mlp = shape.blocks(shape.flat)
+        self.cross = nn.ModuleList(Cross(shape.flat) for _ in range(cross_layers))
+        self.top = nn.Linear(shape.flat + shape.mlp[-1], 1)
+        self.feedback_widths = [shape.flat] * (1 + cross_layers) + list(shape.mlp)
         self.rule = make_rule(rule, 1, self.feedback_widths, **options).prepare(self)
 
     def forward(self, fields: Int[Tensor, "rows F"]) -> Float[Tensor, " rows"]:
@@ -148,37 +148,40 @@ class DeepCross(ClickModel):
 class AFN(ClickModel):
     """Adaptive factorization network (Cheng et al. 2020): logarithmic neurons, an MLP, and a first-order term.
 
-    The embedding learns by the feedback at its logarithms, not at itself: a neuron reads ln |x|, of which the same
-    change means more x for one value and less for another, by the sign that x happens to have.
+    embedding_gradient: "feedback": the embedding learns by the feedback at its logarithms, not at itself: a neuron
+    reads ln |x|, of which the same change means more x for one value and less for another, by the sign that x happens
+    to have. "kp": there is no such feedback point, and the logarithms get the neurons' own signal times a matrix that
+    learns by the updates of their powers, so that what they get depends on the other fields of the row.
+
+    embedding_mean: at the start. Of 1, values of x lie away from 0, where ln |x| is steep and its sign may turn.
     """
 
     def __init__(
         self,
-        fields: int,
-        values: int,
+        shape: Shape,
         rule: str,
-        width: int = 10,
-        mlp: list[int] | None = None,
-        dropout: float = 0.0,
-        norm: str = "batch",
-        sparse: bool = False,
         neurons: int = 1500,
+        embedding_gradient: EmbeddingGradient = "feedback",
+        embedding_mean: float = 0.0,
         **options: Any,
     ) -> None:
-        mlp = mlp or [400] * 3
-        super().__init__(fields, values, width, [], dropout, norm, sparse)
-        self.first_order = FirstOrder(values, sparse)
-        self.logarithms, self.powers = Logarithms(fields), Powers(fields, neurons)
-        self.mlp = MLP(neurons * width, mlp, dropout, norm)
-        self.top = nn.Linear(mlp[-1], 1, bias=False)
-        self.feedback_widths = [self.flat, neurons * width, *mlp]
+        super().__init__(shape, embedding_mean)
+        self.first_order = FirstOrder(shape.values, shape.sparse)
+        self.logarithms, self.powers = Logarithms(shape.fields), Powers(shape.fields, neurons)
+        self.mlp = shape.blocks(neurons * shape.width)
+        self.top = nn.Linear(shape.mlp[-1], 1, bias=False)
+        self._point = embedding_gradient == "feedback"
+        if not self._point:
+            self.powers.powers = SequentialLinear(self.powers.powers, "kp")
+        self.feedback_widths = [shape.flat] * self._point + [neurons * shape.width, *shape.mlp]
         self.rule = make_rule(rule, 1, self.feedback_widths, **options).prepare(self)
 
     def forward(self, fields: Int[Tensor, "rows F"]) -> Float[Tensor, " rows"]:
         tape = self.rule.tape()
         h = self.logarithms(self.embedding(fields))
-        read = tape.hidden(h.flatten(1)).view_as(h)
-        x = tape.hidden(self.powers(read).flatten(1))
+        if self._point:
+            h = tape.hidden(h.flatten(1)).view_as(h)
+        x = tape.hidden(self.powers(h).flatten(1))
         return tape.output(self.first_order(fields) + self.top(self.mlp(x, tape)))[:, 0]
 
 
@@ -187,27 +190,21 @@ class AutoInt(ClickModel):
 
     def __init__(
         self,
-        fields: int,
-        values: int,
+        shape: Shape,
         rule: str,
-        width: int = 16,
-        mlp: list[int] | None = None,
-        dropout: float = 0.0,
-        norm: str = "batch",
-        sparse: bool = False,
         attention_width: int = 32,
         attention_layers: int = 3,
         heads: int = 2,
         **options: Any,
     ) -> None:
-        mlp = mlp or [400] * 3
-        super().__init__(fields, values, width, mlp, dropout, norm, sparse)
-        self.first_order = FirstOrder(values, sparse)
-        inputs = [width, *[attention_width] * (attention_layers - 1)]
+        super().__init__(shape)
+        self.mlp = shape.blocks(shape.flat)
+        self.first_order = FirstOrder(shape.values, shape.sparse)
+        inputs = [shape.width, *[attention_width] * (attention_layers - 1)]
         self.attention = nn.ModuleList(Interacting(below, attention_width, heads) for below in inputs)
-        attended = fields * attention_width
-        self.top = nn.Linear(attended + mlp[-1], 1, bias=False)
-        self.feedback_widths = [self.flat, *[attended] * attention_layers, *mlp]
+        attended = shape.fields * attention_width
+        self.top = nn.Linear(attended + shape.mlp[-1], 1, bias=False)
+        self.feedback_widths = [shape.flat, *[attended] * attention_layers, *shape.mlp]
         self.rule = make_rule(rule, 1, self.feedback_widths, **options).prepare(self)
 
     def forward(self, fields: Int[Tensor, "rows F"]) -> Float[Tensor, " rows"]:

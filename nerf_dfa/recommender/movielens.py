@@ -121,11 +121,11 @@ def _ratings(
 ) -> list[tuple[str, str, float]]:
     if not rows:
         raise UserError(f"{path}: the file has no rows")
-    number = re.compile(r"\d+(\.\d*)?")
+    number = re.compile(r"[0-4](\.\d*)?|5(\.0*)?")
     for wrong, what in (
         (lambda row: row[0] not in users, lambda row: f"user {row[0]} is not in the table of users"),
         (lambda row: row[1] not in items, lambda row: f"item {row[1]} is not in the table of items"),
-        (lambda row: not number.fullmatch(row[2]), lambda row: f"rating '{row[2]}'; expected a number"),
+        (lambda row: not number.fullmatch(row[2]), lambda row: f"rating '{row[2]}'; expected a number from 0 to 5"),
     ):
         _first(rows, wrong, path, first_row, what)
     return [(row[0], row[1], float(row[2])) for row in rows]

@@ -40,7 +40,7 @@ class Settings:
     )
     average: float = setting(
         0.05,
-        "weight of a new estimate in fdfa's feedback",
+        "largest step of fdfa's feedback towards a new estimate",
         low=1e-9,
         below=1.0 + 1e-9,
         when=(lambda s: s.learning_rule == "fdfa", "only fdfa estimates its feedback"),
@@ -63,6 +63,13 @@ class Settings:
     norm: str = setting("batch", "of the MLP's blocks", choices=("batch", "layer", "none"), when=_DEEP)
     cross_layers: int = setting(6, "cross layers", low=1, when=_of("dcn"))
     neurons: int = setting(1500, "logarithmic neurons", low=1, when=_of("afn"))
+    embedding_gradient: str = setting(
+        "feedback",
+        "to afn's embedding: feedback of its own, or the neurons' signal by learnt feedback",
+        choices=("feedback", "kp"),
+        when=(lambda s: s.model == "afn" and s.learning_rule not in ("bp", "shallow"), "only afn by feedback reads it"),
+    )
+    embedding_mean: float = setting(0.0, "of afn's embedding at the start", low=0.0, when=_of("afn"))
     attention_width: int = setting(32, "width of all heads together", low=1, when=_of("autoint"))
     attention_layers: int = setting(3, "attention layers", low=1, when=_of("autoint"))
     heads: int = setting(2, "heads of an attention layer", low=1, when=_of("autoint"))

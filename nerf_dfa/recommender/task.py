@@ -19,7 +19,7 @@ from nerf_dfa.errors import UserError
 from nerf_dfa.learning.alignment import Alignment, measure_alignment
 from nerf_dfa.recommender.cache import Cache, open_cache
 from nerf_dfa.recommender.data import Batch, Data
-from nerf_dfa.recommender.models import MODELS, ClickModel
+from nerf_dfa.recommender.models import MODELS, ClickModel, Shape
 from nerf_dfa.recommender.optimizer import LazyAdam
 from nerf_dfa.recommender.settings import RANDOM_FEEDBACK, Settings
 from nerf_dfa.training import Trainer
@@ -82,19 +82,16 @@ def make_model(settings: Settings, cache: Cache) -> ClickModel:
     options: dict[str, Any] = {"feedback": s.feedback} if s.learning_rule in RANDOM_FEEDBACK else {}
     if s.learning_rule == "fdfa":
         options = {"average": s.average, "every": s.every}
-    if s.model != "fm":
-        options |= {"mlp": [s.mlp_width] * s.mlp_blocks, "dropout": s.dropout, "norm": s.norm}
     own = {
         "deepfm": ("embedding_point",),
         "dcn": ("cross_layers",),
-        "afn": ("neurons",),
+        "afn": ("neurons", "embedding_gradient", "embedding_mean"),
         "autoint": ("attention_width", "attention_layers", "heads"),
     }
     options |= {name: getattr(s, name) for name in own.get(s.model, ())}
-    sizes = cache.layout.sizes
-    return MODELS[s.model](
-        len(sizes), sum(sizes), s.learning_rule, width=s.embedding, sparse=s.gradient == "sparse", **options
-    )
+    sizes, mlp = cache.layout.sizes, (s.mlp_width,) * s.mlp_blocks
+    shape = Shape(len(sizes), sum(sizes), s.embedding, mlp, s.dropout, s.norm, s.gradient == "sparse")
+    return MODELS[s.model](shape, s.learning_rule, **options)
 
 
 def make_trainer(settings: Settings, data: Data, seed: int) -> Trainer:

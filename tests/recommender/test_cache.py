@@ -111,7 +111,7 @@ def test_cache_of_other_settings_is_refused(clicks, tmp_path, done):
     with pytest.raises(UserError, match=r"cache is a cache of other settings \(min_count: 5 there, 6 here\)"):
         make_cache(Criteo(clicks), folder, 6, quiet=True)
     other = write_criteo(tmp_path / "train.txt", 3000, seed=1)
-    with pytest.raises(UserError, match=r"other settings \(files: another there, another here\)"):
+    with pytest.raises(UserError, match=r"\(files: train.txt of [\d,]+ bytes there, train.txt of [\d,]+ bytes here\)"):
         make_cache(Criteo(other), folder, 5, quiet=True)
 
 

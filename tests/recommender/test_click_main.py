@@ -123,6 +123,10 @@ def test_table_beside_the_published_numbers(where, tmp_path, capsys):
         ("--model fm", "learning_rule = dfa: fm has no hidden layer to teach; its rule is bp"),
         ("--model fm --learning_rule bp --dropout .1", "dropout has no effect here: fm has no hidden layers"),
         ("--learning_rule bp --feedback normal", "feedback has no effect here: only dfa and modular"),
+        (
+            "--model afn --learning_rule bp --embedding_gradient kp",
+            "embedding_gradient has no effect here: only afn by feedback reads it",
+        ),
         ("--cross_layers 3", "cross_layers has no effect here: only dcn reads it"),
         ("--model autoint --heads 5", "attention_width = 32: expected a multiple of heads = 5"),
         ("--dropout 1", "dropout = 1: expected a number, at least 0 and below 1"),

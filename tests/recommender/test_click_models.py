@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from nerf_dfa.learning.tapes import Tape
-from nerf_dfa.recommender.models import DIRECT_RULES, MODELS
+from nerf_dfa.recommender.models import DIRECT_RULES, MODELS, Shape
+from nerf_dfa.recommender.optimizer import LazyAdam
 
 FIELDS, VALUES, ROWS = 5, 40, 30
 DEEP = [name for name in MODELS if name != "fm"]
@@ -25,11 +26,11 @@ def _double():
     torch.set_default_dtype(torch.float32)
 
 
-def small(name, rule, **options):
+def small(name, rule, sparse=False, **options):
     own = {"dcn": {"cross_layers": 3}, "afn": {"neurons": 6}, "autoint": {"attention_width": 6, "attention_layers": 2}}
-    deep = {} if name == "fm" else {"mlp": [8, 6], **own.get(name, {})}
     torch.manual_seed(0)
-    model = MODELS[name](FIELDS, VALUES, rule, width=4, **deep, **options)
+    shape = Shape(FIELDS, VALUES, width=4, mlp=(8, 6), sparse=sparse)
+    model = MODELS[name](shape, rule, **{**own.get(name, {}), **options})
     for parameter in model.parameters():  # none at the special values where training begins
         torch.nn.init.normal_(parameter, std=0.5)
     return model.eval()
@@ -80,6 +81,57 @@ def test_dfa_gives_every_layer_the_projected_error_at_the_logit(name, options, t
         torch.testing.assert_close(parameter.grad, gradient, msg=lambda m, key=key: f"{key}: {m}")
 
 
+def by_hand(model):
+    """Of dfa with kp: gradients of the powers W and of the embedding, which gets (delta at the powers) @ R."""
+    fields, labels = batch()
+    with torch.no_grad():
+        error = ((model(fields).sigmoid() - labels) / ROWS)[:, None]
+    signal = error @ model.rule.feedback.projection.matrix[:, : model.feedback_widths[0]]
+    table, layer = model.embedding.weight, model.powers.powers
+    logarithms = model.logarithms(table[fields])
+    z = torch.einsum("bfd,nf->bnd", logarithms, layer.weight)
+    neurons = model.powers.norm(z.exp()).flatten(1)
+    delta, powers = torch.autograd.grad(
+        neurons, (z, layer.weight), signal * neurons.shape[1] ** -0.5, retain_graph=True
+    )
+    below = torch.einsum("bnd,nf->bfd", delta, layer.back.detach())
+    return powers, torch.autograd.grad(logarithms, table, below)[0]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_afns_embedding_gets_the_neurons_signal_by_a_matrix_of_its_own(training):
+    model = small("afn", "dfa", embedding_gradient="kp").train(training)
+    layer = model.powers.powers
+    assert model.feedback_widths == [6 * 4, 8, 6]
+    assert not torch.equal(layer.back, layer.weight)
+    powers, embedding = by_hand(model)
+    loss(model).backward()
+    torch.testing.assert_close(layer.weight.grad, powers)
+    torch.testing.assert_close(layer.back.grad, powers)
+    torch.testing.assert_close(model.embedding.weight.grad, embedding)
+
+
+def test_the_matrix_to_afns_embedding_learns_by_the_powers_updates():
+    """R <- R - rate (dW + decay R): what W and R differ by decays, whatever the gradients; without decay it stays."""
+    model, rate, decay = small("afn", "dfa", embedding_gradient="kp"), 0.2, 0.5
+    layer = model.powers.powers
+    matrix, apart = layer.back.detach().clone(), (layer.weight - layer.back).detach()
+    optimizer = torch.optim.SGD(model.parameters(), rate, weight_decay=decay)
+    for _ in range(5):
+        matrix -= rate * (by_hand(model)[0] + decay * matrix)
+        optimizer.zero_grad()
+        loss(model).backward()
+        optimizer.step()
+    torch.testing.assert_close(layer.back.detach(), matrix)
+    torch.testing.assert_close((layer.weight - layer.back).detach(), apart * (1 - rate * decay) ** 5)
+    apart, optimizer = (layer.weight - layer.back).detach(), LazyAdam(model.parameters(), lr=0.01)
+    for _ in range(5):
+        optimizer.zero_grad()
+        loss(model).backward()
+        optimizer.step()
+    torch.testing.assert_close((layer.weight - layer.back).detach(), apart)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_bp_is_the_derivative_of_the_loss(name):
     """In a random direction of all parameters, against a difference quotient."""
@@ -102,7 +154,7 @@ def test_bp_is_the_derivative_of_the_loss(name):
 def test_deepfm_under_bp_in_closed_form():
     """One row, no norm: the embedding's gradient through the FM and through the MLP, by hand."""
     torch.manual_seed(0)
-    model = MODELS["deepfm"](2, 4, "bp", width=3, mlp=[5], norm="none")
+    model = MODELS["deepfm"](Shape(2, 4, width=3, mlp=(5,), norm="none"), "bp")
     fields = torch.tensor([[1, 2]])
     model(fields).backward()
     v = model.embedding.weight.detach()[[1, 2]]
@@ -135,11 +187,13 @@ def test_what_needs_no_feedback_has_its_exact_gradient(name, rule):
             torch.testing.assert_close(other.grad, parameter.grad, msg=lambda m, key=key: f"{key}: {m}")
 
 
-@pytest.mark.parametrize("rule", DIRECT_RULES)
-@pytest.mark.parametrize("name", DEEP)
-def test_every_rule_moves_what_it_should(name, rule):
+KP = [("afn", rule, {"embedding_gradient": "kp"}) for rule in DIRECT_RULES[2:]]
+
+
+@pytest.mark.parametrize(("name", "rule", "options"), [*((n, r, {}) for n in DEEP for r in DIRECT_RULES), *KP])
+def test_every_rule_moves_what_it_should(name, rule, options):
     """All of the network learns, the embedding too; of shallow what has an exact gradient."""
-    model = small(name, rule)  # in eval mode: in a batch, one norm makes the shift of another idle
+    model = small(name, rule, **options)  # in eval mode: in a batch, one norm makes the shift of another idle
     before = {key: p.detach().clone() for key, p in model.named_parameters()}
     optimizer = torch.optim.SGD(model.parameters(), 1e-4)
     for _ in range(2):
@@ -166,6 +220,17 @@ def test_sparse_gradients_are_the_dense_ones(name):
         torch.testing.assert_close(gradient.to_dense() if gradient.is_sparse else gradient, parameter.grad)
 
 
+def test_afns_embedding_starts_around_its_mean():
+    """The same draws about another place, and nothing else of the model differs."""
+    states = []
+    for mean in (0.0, 1.0):
+        torch.manual_seed(0)
+        shape = Shape(FIELDS, VALUES, width=4, mlp=(8, 6))
+        states.append(MODELS["afn"](shape, "dfa", neurons=6, embedding_mean=mean).state_dict())
+    for key, value in states[0].items():
+        torch.testing.assert_close(states[1][key], value + (key == "embedding.weight"))
+
+
 def test_fm_has_one_rule():
     with pytest.raises(ValueError, match="fm has no hidden layer for 'dfa' to teach"):
-        MODELS["fm"](FIELDS, VALUES, "dfa")
+        MODELS["fm"](Shape(FIELDS, VALUES), "dfa")

@@ -180,6 +180,7 @@ def test_every_form_of_movielens_is_read_alike(tmp_path, form):
         ("100k", "u.data", "1\t5\t4\t0\n1\t5\t4\n", r"u\.data, row 2: 3 columns; expected 4"),
         ("100k", "u.data", "1\t5\tgood\t0\n", r"u\.data, row 1: rating 'good'; expected a number"),
         ("100k", "u.data", "3\t5\t4\t0\n", r"u\.data, row 1: user 3 is not in the table of users"),
+        ("100k", "u.data", "1\t5\t7\t0\n", r"u\.data, row 1: rating '7'; expected a number from 0 to 5"),
         ("1m", "ratings.dat", "1::7::4::0\n", r"ratings\.dat, row 1: item 7 is not in the table of items"),
         ("1m", "ratings.dat", "", r"ratings\.dat: the file has no rows"),
         ("typed", "x.user", "user_id:token\tage:token\n1\t2\n", r"x\.user, row 1: no column 'gender'"),
