@@ -16,9 +16,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
-from nerf_dfa.benchmarks.measure import interleaved, print_result
+from nerf_dfa.benchmarks.measure import interleaved, operations, print_result
 from nerf_dfa.language.optimizers import make_optimizer
 from nerf_dfa.language.settings import Settings
 from nerf_dfa.language.task import make_model
@@ -57,11 +56,7 @@ def run(settings: dict[str, Any], rounds: int, device: str) -> dict[str, Any]:
     """All measurements as one JSON-ready object; times in ms."""
     where = choose_device(device)
     steps = {name: make_step(Settings(**settings, **variant), where) for name, variant in VARIANTS.items()}
-    flops = {}
-    for name, step in steps.items():
-        with FlopCounterMode(display=False) as counter:
-            step()
-        flops[name] = counter.get_total_flops()
+    flops = {name: operations(step) for name, step in steps.items()}
     seconds = interleaved(steps, rounds)
     return {
         "benchmark": "language",

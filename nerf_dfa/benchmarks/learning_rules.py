@@ -17,9 +17,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from torch.utils.flop_counter import FlopCounterMode
 
-from nerf_dfa.benchmarks.measure import interleaved, peak_memory
+from nerf_dfa.benchmarks.measure import interleaved, operations, peak_memory
 from nerf_dfa.learning import make_rule
 from nerf_dfa.learning.projection import PROJECTIONS
 from nerf_dfa.learning.twopass import two_pass
@@ -103,11 +102,7 @@ def run(layers: int, width: int, rows: int, chunk: int, rounds: int) -> dict:
     torch.manual_seed(0)
     x, target = torch.randn(rows, width), torch.randn(rows, OUTPUTS)
     steps = variants(layers, width, x, target, chunk)
-    flops = {}
-    for name in ("bp", "dfa"):
-        with FlopCounterMode(display=False) as counter:
-            steps[name]()
-        flops[name] = counter.get_total_flops()
+    flops = {name: operations(steps[name]) for name in ("bp", "dfa")}
     stack, weight = Stack("bp", layers, width), torch.randn(width, width)
 
     @torch.no_grad()

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
 from nerf_dfa.errors import UserError
 
@@ -48,6 +49,27 @@ def matrix_products(
             x @ weight
 
     return products, 2 * rows * width * width * count
+
+
+class _NoModules:
+    """In place of FlopCounterMode's own, which hooks activations that the learning rules write over."""
+
+    parents = ("Global",)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def operations(function: Callable[[], object]) -> int:
+    """Multiplications and additions in the function's matrix products."""
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = _NoModules()
+    with counter:
+        function()
+    return counter.get_total_flops()
 
 
 def synchronise() -> None:

@@ -35,10 +35,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from nerf_dfa.benchmarks import plain_nerf
-from nerf_dfa.benchmarks.measure import in_own_process, interleaved, matrix_products, print_result
+from nerf_dfa.benchmarks.measure import in_own_process, interleaved, matrix_products, operations, print_result
 from nerf_dfa.benchmarks.shares import time_shares
 from nerf_dfa.learning.probing import ProbedFeedback
 from nerf_dfa.machine import machine
@@ -104,13 +103,6 @@ def go_on_from(source: Trainer, target: Trainer) -> None:
 
 def advance(trainer: Trainer, steps: int) -> None:
     trainer.run(trainer.finished + steps)
-
-
-def operations(function: Callable[[], object]) -> int:
-    """Multiplications and additions in the function's matrix products."""
-    with FlopCounterMode(display=False) as counter:
-        function()
-    return counter.get_total_flops()
 
 
 def plain_arguments(runs: Runs, device: torch.device) -> tuple[Any, ...]:
