@@ -34,7 +34,7 @@ MIRRORED = 64
 
 
 class _Linear(torch.autograd.Function):
-    """x W^T + b forward; backward sends delta R, and gives R the gradient of W where it learns."""
+    """x W^T + b forward, of rows; backward sends delta R, and gives R the gradient of W where it learns."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, back: Tensor) -> Tensor:
@@ -45,12 +45,11 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx, delta: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, back = ctx.saved_tensors
-        rows = delta.reshape(-1, delta.shape[-1])
         signal = delta @ back.to(delta.dtype) if ctx.needs_input_grad[0] else None
         gradient = None
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[3]:
-            gradient = (rows.T @ x.reshape(-1, x.shape[-1]).to(rows.dtype)).to(weight.dtype)
-        bias = rows.sum(0).to(weight.dtype) if ctx.has_bias and ctx.needs_input_grad[2] else None
+            gradient = (delta.T @ x.to(delta.dtype)).to(weight.dtype)
+        bias = delta.sum(0).to(weight.dtype) if ctx.has_bias and ctx.needs_input_grad[2] else None
         return signal, gradient, bias, gradient if ctx.needs_input_grad[3] else None
 
 
@@ -101,7 +100,9 @@ class SequentialLinear(OtherLinear):
             return super().product(x)
         if self.kind == "mirror" and self.training and x.requires_grad and torch.is_grad_enabled():
             self.mirror()
-        return _Linear.apply(x, self.weight, self.bias, self.backward_matrix())
+        # Of rows: what F.linear makes of more dimensions is a view, and no view from inside may be written over.
+        y = _Linear.apply(x.reshape(-1, x.shape[-1]), self.weight, self.bias, self.backward_matrix())
+        return y.view(*x.shape[:-1], self.out_features)
 
 
 def send_back(network: nn.Module, kind: str) -> list[str]:

@@ -21,9 +21,9 @@ def make(depth, block, rule="dfa", **options):
 
 
 def learn(field):
-    positions = torch.rand(20, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) - 0.5
-    field.raw(positions, torch.zeros(1, 3, dtype=torch.float64)).sin().sum().backward()
-    return positions
+    positions = torch.rand(5, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) - 0.5
+    field.raw(positions, torch.zeros(1, 1, 3, dtype=torch.float64)).sin().sum().backward()
+    return positions.flatten(0, 1)
 
 
 @pytest.mark.parametrize(
