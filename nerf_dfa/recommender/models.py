@@ -5,7 +5,7 @@
 | `fm`      | none                                                    | everything                                 |
 | `deepfm`  | the MLP's blocks; if asked for the embedding, the first | first order, top layer, embedding (by FM)  |
 | `dcn`     | embedding, cross layers, the MLP's blocks               | top layer                                  |
-| `afn`     | logarithms (not with kp), neurons, the MLP's blocks     | first order, top layer                     |
+| `afn`     | logarithms (unless kp, mirror), neurons, MLP's blocks   | first order, top layer                     |
 | `autoint` | embedding, attention layers, the MLP's blocks           | first order, top layer                     |
 
 A feedback point lies behind a block's dropout. The error that direct feedback spreads is that at the logit: one number
@@ -38,7 +38,7 @@ from nerf_dfa.recommender.layers import (
 # Not drtp, which needs targets as wide as the error, and hdfa, which comes with an optimiser of its own.
 DIRECT_RULES = ("bp", "shallow", "dfa", "dkp", "fdfa", "modular")
 STD = 0.05  # of embeddings at the start
-EmbeddingGradient = Literal["feedback", "kp"]
+EmbeddingGradient = Literal["feedback", "kp", "mirror"]
 
 
 @dataclass(frozen=True)
@@ -150,8 +150,9 @@ class AFN(ClickModel):
 
     embedding_gradient: "feedback": the embedding learns by the feedback at its logarithms, not at itself: a neuron
     reads ln |x|, of which the same change means more x for one value and less for another, by the sign that x happens
-    to have. "kp": there is no such feedback point, and the logarithms get the neurons' own signal times a matrix that
-    learns by the updates of their powers, so that what they get depends on the other fields of the row.
+    to have. "kp", "mirror": there is no such feedback point, and the logarithms get the neurons' own signal times a
+    matrix that learns to be like their powers (learning/sequential.py), so that what they get depends on the other
+    fields of the row.
 
     embedding_mean: at the start. Of 1, values of x lie away from 0, where ln |x| is steep and its sign may turn.
     """
@@ -172,7 +173,7 @@ class AFN(ClickModel):
         self.top = nn.Linear(shape.mlp[-1], 1, bias=False)
         self._point = embedding_gradient == "feedback"
         if not self._point:
-            self.powers.powers = SequentialLinear(self.powers.powers, "kp")
+            self.powers.powers = SequentialLinear(self.powers.powers, embedding_gradient)
         self.feedback_widths = [shape.flat] * self._point + [neurons * shape.width, *shape.mlp]
         self.rule = make_rule(rule, 1, self.feedback_widths, **options).prepare(self)
 

@@ -66,7 +66,7 @@ class Settings:
     embedding_gradient: str = setting(
         "feedback",
         "to afn's embedding: feedback of its own, or the neurons' signal by learnt feedback",
-        choices=("feedback", "kp"),
+        choices=("feedback", "kp", "mirror"),
         when=(lambda s: s.model == "afn" and s.learning_rule not in ("bp", "shallow"), "only afn by feedback reads it"),
     )
     embedding_mean: float = setting(0.0, "of afn's embedding at the start", low=0.0, when=_of("afn"))

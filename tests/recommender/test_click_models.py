@@ -132,6 +132,17 @@ def test_the_matrix_to_afns_embedding_learns_by_the_powers_updates():
     torch.testing.assert_close((layer.weight - layer.back).detach(), apart)
 
 
+def test_a_mirror_sends_afns_embedding_what_the_powers_themselves_would():
+    model = small("afn", "dfa", embedding_gradient="mirror").train()
+    layer = model.powers.powers
+    for _ in range(30):
+        model.zero_grad()
+        loss(model).backward()
+    torch.testing.assert_close(layer.back, layer.weight.detach())
+    _, embedding = by_hand(model)
+    torch.testing.assert_close(model.embedding.weight.grad, embedding)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_bp_is_the_derivative_of_the_loss(name):
     """In a random direction of all parameters, against a difference quotient."""
@@ -187,7 +198,7 @@ def test_what_needs_no_feedback_has_its_exact_gradient(name, rule):
             torch.testing.assert_close(other.grad, parameter.grad, msg=lambda m, key=key: f"{key}: {m}")
 
 
-KP = [("afn", rule, {"embedding_gradient": "kp"}) for rule in DIRECT_RULES[2:]]
+KP = [("afn", rule, {"embedding_gradient": kind}) for rule in DIRECT_RULES[2:] for kind in ("kp", "mirror")]
 
 
 @pytest.mark.parametrize(("name", "rule", "options"), [*((n, r, {}) for n in DEEP for r in DIRECT_RULES), *KP])
