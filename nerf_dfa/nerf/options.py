@@ -211,6 +211,7 @@ class Options:
     feedback_lrate: float | None = option(None, "the same for a feedback that learns (default: lrate)", when=LEARNED)
     grid_lrate: float | None = option(None, "the same for the features of grids (default: lrate)", when=GRID)
     warmup: int = option(0, "steps at the start in which only the top layers learn, whose gradient is exact")
+    lrate_warmup: int = option(0, "steps at the start in which the learning rate rises from 0")
     lrate_decay: float = option(250.0, "the learning rate falls tenfold in this many thousand steps; 0: it is constant")
     seed: int = option(0, "seed of weights, feedback and training rays")
     device: str = option("auto", "where to compute", choices=["auto", "cpu", "cuda"])
@@ -332,8 +333,8 @@ def check(options: Options) -> None:
         "render_factor frames fps probe_every bound grid_min grid_max grid_levels grid_features grid_depth grid_width "
         "feedback_lrate grid_lrate probe_average feedback_block"
     ).split()
-    natural = "occupancy N_points warmup probe_first probe_growth N_importance raw_noise_std precrop_iters lrate_decay "
-    natural += "netchunk multires multires_views i_print i_img i_alignment i_weights i_testset i_video"
+    natural = "occupancy N_points warmup lrate_warmup lrate_decay probe_first probe_growth N_importance raw_noise_std "
+    natural += "precrop_iters netchunk multires multires_views i_print i_img i_alignment i_weights i_testset i_video"
     for name in positive:
         value = getattr(options, name)
         if value is not None and value <= 0:

@@ -41,7 +41,7 @@ from nerf_dfa.scenes import Scene
 from nerf_dfa.training.checkpoints import list_checkpoints
 from nerf_dfa.training.devices import choose_device
 from nerf_dfa.training.program import INTERRUPTED
-from nerf_dfa.training.schedules import exponential
+from nerf_dfa.training.schedules import exponential, rising
 from nerf_dfa.training.trainer import Progress, Trainer
 
 PREVIEW_WIDTH = 100  # of the validation image in TensorBoard, in pixels
@@ -151,7 +151,7 @@ def make_trainer(options: Options, scene: Scene, device: torch.device, attempt: 
         model,
         task,
         make_optimizer(model, options),
-        exponential(options.lrate, options.lrate_decay * 1000),
+        rising(exponential(options.lrate, options.lrate_decay * 1000), options.lrate_warmup),
         torch.Generator(device).manual_seed(seed),
         measured_precision(options, device) if options.precision == "auto" else options.precision,
         codec(model),

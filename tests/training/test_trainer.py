@@ -10,7 +10,7 @@ from torch import nn
 
 from nerf_dfa.errors import UserError
 from nerf_dfa.training.checkpoints import list_checkpoints, load_checkpoint, load_weights, save_checkpoint
-from nerf_dfa.training.schedules import exponential
+from nerf_dfa.training.schedules import exponential, rising
 from nerf_dfa.training.trainer import Trainer
 
 
@@ -83,6 +83,12 @@ def test_hooks_come_at_their_intervals_with_numbers():
     trainer.every(0, lambda p: pytest.fail("interval 0 means never"))
     trainer.run(7)
     assert seen == [(3, ["loss", "rmse"]), (6, ["loss", "rmse"])]
+
+
+def test_a_schedule_may_rise_from_nothing_first():
+    schedule, plain = rising(exponential(5e-4, 1000), 4), exponential(5e-4, 1000)
+    assert [schedule(step) / plain(step) for step in range(6)] == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
+    assert rising(plain, 0)(0) == plain(0)
 
 
 def test_the_exponential_schedule_falls_tenfold():
