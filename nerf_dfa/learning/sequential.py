@@ -29,6 +29,8 @@ from nerf_dfa.learning.linears import OtherLinear, swap_linears
 from nerf_dfa.learning.signs import random_signs
 
 KINDS = ("fa", "usf", "brsf", "frsf", "kp", "mirror")
+# What a SequentialLinear holds beside the weights.
+HELD = ("back", "magnitude")
 # Rows of noise that a mirroring layer looks at in each pass that learns.
 MIRRORED = 64
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nerf_dfa.fields import Field, GridField, MLPField, level_resolutions
 from nerf_dfa.interop import nerf_pytorch
+from nerf_dfa.learning.sequential import HELD
 from nerf_dfa.nerf.options import DIRECT_MLP, GRID_FEEDBACK, Options
 from nerf_dfa.rendering import OccupancyGrid, RadianceModel, RenderSettings
 from nerf_dfa.scenes import Scene
@@ -182,6 +183,11 @@ def inference_settings(options: Options, device: torch.device) -> RenderSettings
     return replace(training_settings(options, device), perturb=False, noise=0.0, dual=options.dual)
 
 
+def of_rule(name: str) -> bool:
+    """Whether an entry of a field's state is what its learning rule holds, and no weight."""
+    return name.startswith(RULE_PREFIX) or name.split(".")[-1] in HELD
+
+
 def codec(model: RadianceModel) -> ModelCodec:
     """The model's entries in a checkpoint: the networks' under nerf-pytorch's keys, the rules' beside them."""
 
@@ -191,22 +197,20 @@ def codec(model: RadianceModel) -> ModelCodec:
             state[OCCUPANCY_KEY] = model.occupancy.state_dict()
         for name, field in model.fields.items():
             weights = field.state_dict()
-            state[STATE_KEYS[name]] = {k: v for k, v in weights.items() if not k.startswith(RULE_PREFIX)}
-            state[RULE_KEY][name] = {k: v for k, v in weights.items() if k.startswith(RULE_PREFIX)}
+            state[STATE_KEYS[name]] = {k: v for k, v in weights.items() if not of_rule(k)}
+            state[RULE_KEY][name] = {k: v for k, v in weights.items() if of_rule(k)}
         return state
 
     def load(contents: dict[str, Any], path: Path) -> None:
-        rules = contents.get(RULE_KEY)
+        rules = contents.get(RULE_KEY, {})
         if OCCUPANCY_KEY not in contents:  # of another program, or made without
             model.occupancy = None
         if model.occupancy is not None:
             load_weights(model.occupancy, contents[OCCUPANCY_KEY], f"{path} (occupancy)")
         for name, field in model.fields.items():
             weights = nerf_pytorch.own_weights(entry(contents, STATE_KEYS[name], path))
-            if rules is None:  # another program's checkpoint: keep the feedback drawn for this run
-                weights |= {k: v for k, v in field.state_dict().items() if k.startswith(RULE_PREFIX)}
-            else:
-                weights |= rules.get(name, {})
+            # Of another program, or of a rule that holds nothing: keep the feedback drawn for this run.
+            weights |= rules.get(name) or {k: v for k, v in field.state_dict().items() if of_rule(k)}
             load_weights(field, weights, f"{path} ({name} network)")
 
     return ModelCodec(entries, load)

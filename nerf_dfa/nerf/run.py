@@ -13,7 +13,7 @@ from nerf_dfa.errors import UserError
 from nerf_dfa.files import write_text
 from nerf_dfa.interop import nerf_pytorch
 from nerf_dfa.nerf.model import build_model, codec, measured_precision
-from nerf_dfa.nerf.options import Options, make_parser, scene_flags, to_text
+from nerf_dfa.nerf.options import Options, make_parser, scene_flags, to_text, unread
 from nerf_dfa.rendering import RadianceModel
 from nerf_dfa.scenes import Scene, load_scene
 from nerf_dfa.scenes.load import recognise
@@ -80,10 +80,10 @@ def check_continues(folder: Path, options: Options) -> None:
     """UserError if the folder holds a run with other settings than these."""
     if not list_checkpoints(folder) or not (folder / "args.txt").is_file():
         return
-    before = read_args(folder)
+    before, skip = read_args(folder), unread(options, scene_format(options))  # args.txt has only what is read
     for name, value in vars(options).items():
         old = getattr(before, name)
-        if name not in MAY_CHANGE and old not in (value, "auto"):  # another program's run leaves the choice open
+        if name not in MAY_CHANGE and name not in skip and old not in (value, "auto"):  # another program's run leaves the choice open
             raise UserError(
                 f"{folder} holds a run with {name} = {old}, and this one has {name} = {value}; "
                 f"choose another --expname, or --no_reload to start anew"

@@ -12,7 +12,8 @@ Precision = Literal["fp32", "bf16"]
 
 # bf16 has to be so many times as fast; less would not be worth its rounding, and would vary from time to time.
 GAIN = 1.2
-ROUNDS = 4
+# Rounds at least, and seconds that shall be measured: what takes a moment is repeated more often.
+ROUNDS, ENOUGH = 4, 0.3
 
 
 def faster_precision(work: Callable[[], object], device: torch.device) -> Precision:
@@ -22,7 +23,9 @@ def faster_precision(work: Callable[[], object], device: torch.device) -> Precis
     work: what is repeated, such as a forward and a backward pass. The two take turns, and the least time counts.
     """
     best = {"fp32": float("inf"), "bf16": float("inf")}
-    for _ in range(ROUNDS + 1):  # the slow first ones are never the least
+    rounds, began = -1, time.perf_counter()  # the slow first ones are never the least
+    while rounds < ROUNDS or time.perf_counter() - began < ENOUGH:
+        rounds += 1
         for name in best:
             start = time.perf_counter()
             with torch.autocast(device.type, torch.bfloat16, enabled=name == "bf16"):

@@ -158,7 +158,7 @@ def test_our_checkpoints_load_there_and_give_the_same_raw_outputs(depth, rule):
 
 def test_a_run_folder_renders_as_there(their_run, tiny_scene):
     folder, (network,) = their_run()
-    assert render.main(["--run", str(folder), "--device", "cpu"]) == 0
+    assert render.main(["--run", str(folder), "--device", "cpu", "--precision", "fp32"]) == 0
     for view in range(2):
         got = read(folder / "testset_000007" / f"00{view}.png")
         assert np.abs(got - picture(network, tiny_scene, view)).max() <= 1
@@ -174,7 +174,7 @@ def test_its_config_and_ft_path_render_the_same(their_run, tiny_scene, tmp_path,
         "netwidth = 16\nprecrop_iters = 500\nprecrop_frac = 0.5\n".format(tmp_path / "runs", tiny_scene)
     )
     flags = f"--config {config} --near 2 --far 6 --ft_path {folder / '000007.tar'} --render_only --render_test"
-    assert train.main([*flags.split(), "--device", "cpu"]) == 0
+    assert train.main([*flags.split(), "--device", "cpu", "--precision", "fp32"]) == 0
     assert "nerf-pytorch's: density_activation = relu, pixel_offset = 0.0" in capsys.readouterr().out
     got = read(tmp_path / "runs" / "new" / "testset_000007" / "000.png")
     assert np.abs(got - picture(network, tiny_scene)).max() <= 1
