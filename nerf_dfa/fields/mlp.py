@@ -66,7 +66,8 @@ class MLPField(Field):
         for below, layer in enumerate(self.pts_linears[1:]):
             if not self.direct[below]:
                 self.pts_linears[below + 1] = SequentialLinear(layer, "mirror")
-        hidden = [width] * sum(self.direct)
+        trunk = sum(self.direct)
+        hidden = [width] * trunk
         if use_viewdirs:
             half = width // 2
             self.views_linears = nn.ModuleList([nn.Linear(width + encoded_width(3, direction_frequencies), half)])
@@ -76,7 +77,6 @@ class MLPField(Field):
             hidden += [width, half]
         else:
             self.output_linear = nn.Linear(width, 4)
-        trunk = sum(self.direct)
         reach = [None] * trunk + [COLOUR] * (len(hidden) - trunk) if own_outputs else []
         self.rule = make_rule(learning_rule, 4, hidden, reach, **(rule_options or {})).prepare(self)
 

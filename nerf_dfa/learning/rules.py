@@ -280,7 +280,8 @@ def make_rule(
     network with branches, which outputs each point leads to (None: all); dfa, dkp, fdfa, hdfa and drtp then send it
     the errors of these alone.
     options: for dfa, hdfa, drtp and modular: feedback (a kind of projection.py, or a Projection), shared,
-    normalisation ("layer", "max", "full" or "none"), device, k (sparse); modular: modules; fdfa: every, average, first.
+    normalisation ("layer", "max", "full" or "none"), device, k (sparse); modular: modules; fdfa: every, growth, first
+    and average.
     Random matrices are drawn from torch's global generator, after the weights if the rule is made last.
     Raises ValueError for an unknown name or a network without hidden layers, TypeError for an unknown option.
     """

@@ -155,11 +155,12 @@ def scene_box(scene: Scene, bound: float | None = None) -> Float[Tensor, "2 3"]:
 
 def measured_precision(options: Options, device: torch.device) -> Precision:
     """What one pass of the options' last network, forward and backward, is faster in on this machine."""
-    with torch.random.fork_rng(enabled=True, devices=[]):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         field = list(build_model(options, torch.tensor([[-1.0] * 3, [1.0] * 3])).fields.values())[-1].to(device)
         positions, directions = torch.rand(2, PRECISION_POINTS[device.type], 3) * 2 - 1
-    positions, directions = positions.to(device), directions.to(device)
-    return faster_precision(lambda: field.raw(positions, directions).square().mean().backward(), device)
+        positions, directions = positions.to(device), directions.to(device)
+        # Rules draw noise in a pass, and how many there are is a matter of time.
+        return faster_precision(lambda: field.raw(positions, directions).square().mean().backward(), device)
 
 
 def training_settings(options: Options, device: torch.device) -> RenderSettings:

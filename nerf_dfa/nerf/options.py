@@ -30,7 +30,7 @@ FIELD_RULES = [name for name in RULES if name not in ("drtp", "hdfa")]
 RANDOM: Condition = (lambda o: o.learning_rule in ("dfa", "modular"), "only dfa and modular draw such a matrix")
 DIRECT: Condition = (lambda o: o.learning_rule in ("dfa", "dkp", "fdfa"), "only dfa, dkp and fdfa read it")
 DIRECT_MLP: Condition = (
-    lambda o: o.field == "mlp" and o.learning_rule in ("dfa", "dkp", "fdfa"),
+    lambda o: o.field == "mlp" and DIRECT[0](o),
     "it needs field = mlp and learning_rule = dfa, dkp or fdfa",
 )
 LEARNED: Condition = (lambda o: o.learning_rule == "dkp", "only the feedback of dkp learns by a rate")
@@ -343,7 +343,7 @@ def check(options: Options) -> None:
         if (getattr(options, name) or 0) < 0:
             raise UserError(f"--{name} {getattr(options, name)}: it cannot be negative")
     if options.probe_average > 1:
-        raise UserError(f"--probe_average {options.probe_average}: a weight, above 0 and at most 1")
+        raise UserError(f"--probe_average {options.probe_average}: a share, above 0 and at most 1")
     if options.i_embed not in (0, -1):
         raise UserError(f"--i_embed {options.i_embed}: 0 is the positional encoding, -1 none")
     if options.perturb not in (0, 1):

@@ -83,9 +83,8 @@ def check_continues(folder: Path, options: Options) -> None:
     before, skip = read_args(folder), unread(options, scene_format(options))  # args.txt has only what is read
     for name, value in vars(options).items():
         old = getattr(before, name)
-        if (
-            name not in MAY_CHANGE and name not in skip and old not in (value, "auto")
-        ):  # another program's run leaves the choice open
+        # "auto": another program's run leaves the choice open.
+        if name not in MAY_CHANGE and name not in skip and old not in (value, "auto"):
             raise UserError(
                 f"{folder} holds a run with {name} = {old}, and this one has {name} = {value}; "
                 f"choose another --expname, or --no_reload to start anew"

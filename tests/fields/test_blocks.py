@@ -77,6 +77,27 @@ def test_in_one_block_mirrored_weights_come_to_bring_the_gradient(rule):
         torch.testing.assert_close(layer.weight.grad, gradient, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("block", [1, 2, 3])
+def test_estimated_feedback_is_the_mean_jacobian_where_tangents_pass_layers_that_have_none(block):
+    """Against autograd's Jacobians, for an error that is alike for all points."""
+    field = make(4, block, "fdfa", rule_options={"average": 0.02})
+    positions, error = torch.rand(400, 3, dtype=torch.float64) - 0.5, torch.ones(400, 4, dtype=torch.float64)
+    direction = torch.zeros(1, 3, dtype=torch.float64)
+    for _ in range(400):
+        field.raw(positions, direction).backward(error)
+    with field.rule.collecting() as tapes:
+        y = field.raw(positions, direction)
+    points = tapes[0].activations
+    assert len(points) == sum(field.direct)
+    mean = [
+        torch.stack(x)
+        for x in zip(*(torch.autograd.grad(y[:, c].mean(), points, retain_graph=True) for c in range(4)), strict=True)
+    ]
+    for matrix, jacobian in zip(field.rule.feedback.matrices, mean, strict=True):
+        expected = jacobian.sum(1)
+        assert ((matrix - expected).norm() / expected.norm()).item() < 0.06
+
+
 def test_blocks_change_nothing_of_what_a_checkpoint_calls_the_weights():
     plain, blocks = make(4, 1).state_dict(), make(4, 2).state_dict()
     assert set(blocks) - set(plain) == {"pts_linears.1.back", "pts_linears.3.back"}

@@ -1,0 +1,18 @@
+"""Measuring which precision is faster leaves no trace: how often it looks is a matter of time."""
+
+import pytest
+import torch
+
+from nerf_dfa.nerf.model import measured_precision
+from nerf_dfa.nerf.options import parse
+
+
+@pytest.mark.parametrize("field", ["mlp", "grid"])
+def test_random_numbers_go_on_as_if_nothing_had_been_measured(field):
+    """Of a rule that draws noise in its passes."""
+    options, _, _ = parse(["--preset", "dfa-best", "--field", field])
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    assert measured_precision(options, torch.device("cpu")) in ("fp32", "bf16")
+    assert torch.equal(torch.rand(3), expected)
