@@ -36,7 +36,7 @@ from torch import Tensor
 
 from nerf_dfa.benchmarks.measure import print_result, synchronise
 from nerf_dfa.errors import UserError
-from nerf_dfa.evaluation.metrics import mse_to_psnr, to_uint8
+from nerf_dfa.evaluation.metrics import mse_to_psnr, psnr_8bit, to_uint8
 from nerf_dfa.machine import machine
 from nerf_dfa.nerf.model import inference_settings, measured_precision, occupied_anew
 from nerf_dfa.nerf.options import Options, check, scene_flags
@@ -158,9 +158,8 @@ class View:
         return made
 
     def _psnr(self, rgb: Float[Tensor, "n 3"], photograph: Float[Tensor, "height width 3"]) -> float | None:
-        truth = to_uint8(photograph.flatten(0, 1)[self.chosen.cpu()])
-        mse = ((to_uint8(rgb).double() - truth.double()) / 255).square().mean().item()
-        return mse_to_psnr(mse) if mse > 0 else None
+        psnr = psnr_8bit(to_uint8(rgb), to_uint8(photograph.flatten(0, 1)[self.chosen.cpu()]))
+        return psnr if math.isfinite(psnr) else None
 
 
 def mean(values: list[float | None]) -> float | None:

@@ -78,6 +78,11 @@ def psnr_to_mse(psnr: float | int) -> float:
     return 10 ** (-psnr / 10)
 
 
+def psnr_8bit(pred: UInt8[Tensor, "*shape"], true: UInt8[Tensor, "*shape"]) -> float:
+    """PSNR in dB of 8-bit values; of equal ones, infinity."""
+    return mse_to_psnr(float(((pred.double() - true.double()) / 255).square().mean()))
+
+
 def image_metrics(
     pred: UInt8[Tensor, "height width 3"] | UInt8[np.ndarray, "height width 3"],
     true: (

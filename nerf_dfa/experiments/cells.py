@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from nerf_dfa.errors import UserError
-from nerf_dfa.evaluation.metrics import mse_to_psnr, to_uint8
+from nerf_dfa.evaluation.metrics import psnr_8bit, to_uint8
 from nerf_dfa.nerf.collapse import RESTARTS, Collapsed, watch
 from nerf_dfa.nerf.model import inference_settings, measured_precision
 from nerf_dfa.nerf.options import Options, check_read, parse
@@ -129,8 +129,3 @@ def test_scores(
         scores[name] = sum(views) / len(views)
         scores["views"] = len(views)
     return scores, pictures["psnr"]
-
-
-def psnr_8bit(image: UInt8[Tensor, "height width 3"], truth: UInt8[Tensor, "height width 3"]) -> float:
-    """PSNR in dB of an 8-bit image."""
-    return mse_to_psnr(float(((image.double() - truth.double()) / 255).square().mean()))

@@ -66,14 +66,24 @@ class GraphNetwork(nn.Module):
 class TwoLayers(GraphNetwork):
     """Convolution, activation, dropout, feedback point, convolution. A subclass says which.
 
-    width: of the hidden layer. options: of the rule.
+    width: of the hidden layer. feature_dropout: whether the dropout is of the features too, or of the hidden layer
+    alone. options: of the rule.
     """
 
     width = 16
     activation: Callable[[Tensor], Tensor] = staticmethod(F.relu)
 
-    def __init__(self, features: int, out: int, rule: str = "dfa", dropout: float = 0.0, **options: Any) -> None:
+    def __init__(
+        self,
+        features: int,
+        out: int,
+        rule: str = "dfa",
+        dropout: float = 0.0,
+        feature_dropout: bool = True,
+        **options: Any,
+    ) -> None:
         super().__init__(dropout, rule)
+        self.feature_dropout = feature_dropout
         self.linear = FeatureLinear(self.weight(features, self.width))
         self.conv = self.convolution(self.width)
         self.top_linear = _linear(self.weight(self.width, out))
@@ -82,7 +92,7 @@ class TwoLayers(GraphNetwork):
 
     def forward(self, graph: Graph, part: str | None = None) -> Float[Tensor, "nodes out"]:
         tape = self.rule.tape()
-        features = graph.features.dropout(self.dropout, self.training)
+        features = graph.features.dropout(self.dropout, self.training and self.feature_dropout)
         h = self.activation(self.conv(self.linear(features), *self.structure(graph)))
         x = tape.hidden(self.dropped(h))
         return tape.output(self.top_conv(self.top_linear(x), *self.structure(graph)))

@@ -17,6 +17,7 @@ ATTENTIVE = ("gat", "dna")  # models that read attention_dropout
 Condition = tuple[Callable[["Settings"], bool], str]
 RANDOM: Condition = (lambda s: s.learning_rule in RANDOM_FEEDBACK, "only dfa and modular draw such a matrix")
 PROBED: Condition = (lambda s: s.learning_rule == "fdfa", "only fdfa estimates its feedback")
+FEATURES: Condition = (lambda s: s.model != "dna" and s.dropout > 0, "dna never drops features, nor does dropout = 0")
 ATTENTION: Condition = (lambda s: s.model in ATTENTIVE, "only gat and dna have attention")
 TOP_ATTENTION: Condition = (lambda s: s.model == "gat", "only gat has two layers of attention")
 
@@ -43,6 +44,9 @@ class Settings:
     weight_decay: float = setting(0.0, "L2 penalty; cheb and gcn: of the first layer alone", low=0)
     dropout: float = setting(
         0.0, "of the inputs of both layers; dna: of what its two linear layers bound", low=0, below=1
+    )
+    feature_dropout: bool = setting(
+        True, "whether the features are dropped too, or the hidden layer alone (the paper's cheb, gcn)", when=FEATURES
     )
     attention_dropout: float = setting(
         0.0, "of the attention coefficients of gat and dna", low=0, below=1, when=ATTENTION

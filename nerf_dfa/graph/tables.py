@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +10,7 @@ from typing import Any
 from nerf_dfa.errors import UserError
 from nerf_dfa.graph.published import ACCURACY, ALIGNMENT, AUC_AP, Table
 from nerf_dfa.graph.settings import Settings
-from nerf_dfa.machine import machine
-from nerf_dfa.training.cells import Cell, line, load_cell, mean_std
+from nerf_dfa.training.cells import Cell, alignment, cost, line, load_cell, mean_std
 from nerf_dfa.training.settings import make_settings, read_config
 
 SCORED = "mean ± standard deviation over {seeds} seeds, each run at the epoch of best validation"
@@ -45,12 +43,10 @@ def markdown(name: str, table: Table, datasets: Sequence[str], cells: Sequence[C
         keys = [(dataset, model, column) for dataset in datasets for column in table.columns]
         lines.append(line([model, *(shown(table.what, by_name["-".join(key)], key, seeds) for key in keys)]))
     rules = sorted({f"{c.settings.learning_rule} ({c.name})" for c in cells if c.name.endswith("-best")})
-    seconds = sum(run["seconds"] for cell in cells for seed, run in cell.runs.items() if seed < seeds)
     measured = ALIGNED if table.what == "alignment" else SCORED
     lines += ["", f"{table.title}: {measured.format(seeds=seeds)}; in brackets what Launay et al. 2020 published."]
     lines += [f"best: {', '.join(rules)}."] if rules else []
-    about = machine()
-    lines += [f"{seeds * len(cells)} runs, {seconds:.0f} s of one thread on {about['cpu']}, torch {about['torch']}."]
+    lines += [cost(cells, seeds)]
     return "\n".join(lines) + "\n"
 
 
@@ -62,13 +58,8 @@ def shown(what: str, cell: Cell, key: tuple[str, str, str], seeds: int) -> str:
     if what == "links":
         text = " / ".join(mean_std(cell.values(f"test_{score}", seeds), 3) for score in ("auc", "ap"))
         return text + (" ({:.3f} / {:.3f})".format(*AUC_AP[key]) if key in AUC_AP else "")
-    layers = list(zip(*(cell.runs[seed]["alignment"] for seed in range(seeds)), strict=True))
-    parts = [f"{_mean(layer, 'mean'):.2f} ± {_mean(layer, 'std'):.2f}" for layer in layers]
-    return ", ".join(parts) + (" ({:.2f} ± {:.2f})".format(*ALIGNMENT[key]) if key in ALIGNMENT else "")
-
-
-def _mean(layer: Sequence[dict[str, float]], key: str) -> float:
-    return statistics.fmean(run[key] for run in layer)
+    text = ", ".join(alignment(cell, seeds))
+    return text + (" ({:.2f} ± {:.2f})".format(*ALIGNMENT[key]) if key in ALIGNMENT else "")
 
 
 def score(run: dict[str, Any]) -> float:

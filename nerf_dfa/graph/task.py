@@ -130,6 +130,8 @@ def make_trainer(settings: Settings, task: NodeTask | LinkTask, seed: int) -> Tr
     options: dict[str, Any] = {"feedback": s.feedback} if s.learning_rule in RANDOM_FEEDBACK else {}
     if s.learning_rule == "fdfa":
         options = {"average": s.average}
+    if s.model != "dna":
+        options["feature_dropout"] = s.feature_dropout
     if s.model in ATTENTIVE:
         options["attention_dropout"] = s.attention_dropout
     if s.model == "gat":

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from nerf_dfa.errors import UserError, plain_cautions
-from nerf_dfa.evaluation.metrics import mse_to_psnr, to_uint8
+from nerf_dfa.evaluation.metrics import psnr_8bit, to_uint8
 from nerf_dfa.interop.import_checkpoint import Parser
 from nerf_dfa.nerf.model import inference_settings
 from nerf_dfa.nerf.options import Options, check, scene_flags
@@ -81,8 +81,8 @@ def measure(
         chosen = torch.randperm(total, generator=generator)[: pixels or total].sort().values
         colours = _colours(trained.model, settings, dual, scene, cameras.to(where), view, chosen.to(where), chunks)
         photograph = images[view].flatten(0, 1)[chosen]
-        truth = to_uint8(over_background(photograph, settings.background == 1)).double() / 255
-        scores = {key: _psnr(colour, truth) for key, colour in colours.items()}
+        truth = to_uint8(over_background(photograph, settings.background == 1))
+        scores = {key: psnr_8bit(to_uint8(colour), truth) for key, colour in colours.items()}
         views.append({"name": name, **scores})
     return {
         "run": str(folder),
@@ -109,10 +109,6 @@ def _scene(options: Options, testskip: int) -> Scene:
     if not scene.split.get("test"):
         raise UserError(f"{options.datadir} has no test views")
     return scene
-
-
-def _psnr(colour: Float[Tensor, "n 3"], truth: Float[Tensor, "n 3"]) -> float:
-    return mse_to_psnr((to_uint8(colour).double() / 255 - truth).square().mean().item())
 
 
 @torch.no_grad()

@@ -9,8 +9,7 @@ from typing import Any
 
 from nerf_dfa.language.published import PERPLEXITY, Table
 from nerf_dfa.language.settings import Settings
-from nerf_dfa.machine import machine
-from nerf_dfa.training.cells import Cell, line, load_cell, mean_std
+from nerf_dfa.training.cells import Cell, cost, line, load_cell, mean_std
 from nerf_dfa.training.settings import make_settings, read_config
 
 HEADS = (
@@ -39,8 +38,7 @@ def score(run: Mapping[str, Any]) -> float:
 
 def markdown(name: str, table: Table, cells: Sequence[Cell], seeds: int) -> str:
     """A row for every run."""
-    about, some = machine(), cells[0].settings
-    seconds = sum(run["seconds"] for cell in cells for seed, run in cell.runs.items() if seed < seeds)
+    some = cells[0].settings
     lines = [f"# Table {name}: {table.title}", "", line(HEADS), line(["---"] * len(HEADS))]
     lines += [line(row(cell, seeds)) for cell in cells]
     lines += [
@@ -48,7 +46,7 @@ def markdown(name: str, table: Table, cells: Sequence[Cell], seeds: int) -> str:
         f"{some.text}, {some.vocabulary} tokens; {some.layers} layers of {some.width}; {some.steps} steps of "
         f"{some.batch} x {some.chunk} tokens; mean ± standard deviation over {seeds} seeds, each run at its best "
         "validation; perplexity per token, in brackets what Launay et al. 2020 published.",
-        f"{seeds * len(cells)} runs, {seconds:.0f} s of training on {about['gpu'] or about['cpu']}, {about['torch']}.",
+        cost(cells, seeds),
     ]
     return "\n".join(lines) + "\n"
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from nerf_dfa.errors import UserError
-from nerf_dfa.machine import machine
 from nerf_dfa.recommender.published import ALIGNMENT, SCORES, Table
 from nerf_dfa.recommender.settings import config_settings
-from nerf_dfa.training.cells import Cell, line, load_cell, mean_std
+from nerf_dfa.training.cells import Cell, alignment, cost, line, load_cell, mean_std
 
 SCORED = "of the test part, mean ± standard deviation over {seeds} seeds, each run with its best weights by validation"
 PUBLISHED = "in brackets what Launay et al. 2020 published, of the whole of Criteo"
@@ -46,12 +44,10 @@ def markdown(name: str, table: Table, dataset: str, cells: Sequence[Cell], seeds
             shown(table.what, by_name["-".join(k)], k, seeds) if "-".join(k) in by_name else "" for k in keys
         ]
         lines.append(line([model, *shown_cells]))
-    seconds = sum(run["seconds"] for cell in cells for seed, run in cell.runs.items() if seed < seeds)
     measured = (ALIGNED if table.what == "alignment" else SCORED).format(seeds=seeds)
     published = f"; {PUBLISHED}" * (dataset == "criteo")
     lines += ["", f"{table.title}: {measured}{published}."]
-    about = machine()
-    lines += [f"{seeds * len(cells)} runs, {seconds:.0f} s of one thread on {about['cpu']}, torch {about['torch']}."]
+    lines += [cost(cells, seeds)]
     return "\n".join(lines) + "\n"
 
 
@@ -60,13 +56,8 @@ def shown(what: str, cell: Cell, key: tuple[str, str, str], seeds: int) -> str:
     if what == "scores":
         text = " / ".join(mean_std(cell.values(f"test_{score}", seeds), 4) for score in ("auc", "logloss"))
         return text + (" ({:.4f} / {:.4f})".format(*SCORES[key]) if key in SCORES else "")
-    layers = list(zip(*(cell.runs[seed]["alignment"] for seed in range(seeds)), strict=True))
-    parts = [f"{_mean(layer, 'mean'):.2f} ± {_mean(layer, 'std'):.2f}" for layer in layers if layer[0]["width"] > 1]
-    return ", ".join(parts) + (" ({:.2f} ± {:.2f})".format(*ALIGNMENT[key]) if key in ALIGNMENT else "")
-
-
-def _mean(layer: Sequence[dict[str, float]], key: str) -> float:
-    return statistics.fmean(run[key] for run in layer)
+    text = ", ".join(alignment(cell, seeds))
+    return text + (" ({:.2f} ± {:.2f})".format(*ALIGNMENT[key]) if key in ALIGNMENT else "")
 
 
 def score(run: dict[str, Any]) -> float:

@@ -105,6 +105,27 @@ def _start_worker() -> None:
     keep_freed_memory()
 
 
+def cost(cells: Sequence[Cell], seeds: int) -> str:
+    """How many runs the cells' are, how long they took, and on what."""
+    seconds = sum(sum(cell.values("seconds", seeds)) for cell in cells)
+    about = machine()
+    on = f"{about['gpu'] or about['cpu']}, torch {about['torch']}"
+    return f"{seeds * len(cells)} runs, {seconds:.0f} s of training on {on}."
+
+
+def alignment(cell: Cell, seeds: int) -> list[str]:
+    """Of every layer, lowest first, the mean ± deviation over rows, both the mean of the seeds.
+
+    A cosine of layers of one unit is a sign; they are left out.
+    """
+    layers = zip(*(cell.runs[seed]["alignment"] for seed in range(seeds)), strict=True)
+    return [f"{_mean(layer, 'mean'):.2f} ± {_mean(layer, 'std'):.2f}" for layer in layers if layer[0].get("width") != 1]
+
+
+def _mean(layer: Sequence[dict[str, float]], key: str) -> float:
+    return statistics.fmean(run[key] for run in layer)
+
+
 def mean_std(values: Sequence[float], digits: int) -> str:
     """Mean ± sample standard deviation, this for more than one value."""
     deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""

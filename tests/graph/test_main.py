@@ -127,6 +127,10 @@ def test_tsne_figure(where, tmp_path):
         ("--epochs 2.5", "epochs = 2.5: expected a whole number, at least 1"),
         ("--lr nan", "lr = nan: expected a number"),
         ("--learning_rule bp --feedback normal", "feedback has no effect here: only dfa and modular"),
+        (
+            "--feature_dropout False",
+            "feature_dropout has no effect here: dna never drops features, nor does dropout = 0",
+        ),
         ("--attention_dropout .5", "attention_dropout has no effect here: only gat and dna"),
         ("--model dna --learning_rule fa", "learning_rule = fa: model dna has bp, shallow"),
         ("--dataset citeseer", "ind.citeseer.x and 7 more not found; --root names the folder that has CiteSeer/raw"),

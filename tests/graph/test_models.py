@@ -111,6 +111,17 @@ def test_every_rule_trains_every_network(small, name, rule):
     assert fit(again, 3) == scores
 
 
+@pytest.mark.parametrize("both", [True, False])
+def test_features_are_dropped_unless_told_otherwise(small, both):
+    """All of them here, so that what is left of the hidden layer is its bias."""
+    settings = Settings("small", "gcn", "bp", dropout=0.999999, feature_dropout=both)
+    task, seen = make_task(settings, small, 0), []
+    model = make_trainer(settings, task, 0).model
+    model.conv.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    model(task.graph)
+    assert (seen[0] == model.conv.bias).all() == both
+
+
 @pytest.mark.parametrize("name", ["gcn", "spline", "gat"])
 @pytest.mark.parametrize("rule", ["bp", "dfa"])
 def test_small_graph_is_learnt(small, name, rule):
