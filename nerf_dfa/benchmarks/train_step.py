@@ -39,7 +39,7 @@ import torch
 from nerf_dfa.benchmarks import plain_nerf
 from nerf_dfa.benchmarks.measure import in_own_process, interleaved, matrix_products, operations, print_result
 from nerf_dfa.benchmarks.shares import time_shares
-from nerf_dfa.learning.probing import ProbedFeedback
+from nerf_dfa.learning.estimated import EstimatedFeedback
 from nerf_dfa.machine import machine
 from nerf_dfa.nerf.model import RULE_PREFIX, measured_precision
 from nerf_dfa.nerf.options import LEARNERS, Options, learning, parse
@@ -89,7 +89,7 @@ def make_runs(
         go_on_from(first, trainers[rule])
     for trainer in trainers.values():
         for module in trainer.model.modules():
-            if isinstance(module, ProbedFeedback):
+            if isinstance(module, EstimatedFeedback):
                 module.passes = MIDST
     return Runs(trainers, options[0], scene, rays, steps)
 

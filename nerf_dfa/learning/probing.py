@@ -33,61 +33,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nerf_dfa.learning.broadcast import broadcast, passed_by_relu
-from nerf_dfa.learning.feedback import Feedback, check_width, of_layer
+from nerf_dfa.learning.estimated import EstimatedFeedback
 from nerf_dfa.learning.signs import random_signs
 from nerf_dfa.learning.tapes import Record
 
 
-class ProbedFeedback(Feedback):
-    """A matrix for every layer that follows the mean Jacobian, starting as DFA's uniform one. c * sum(l_i) numbers.
-
-    every: forward passes from one probe to the next, at least; growth: more of them as training goes on, this share of
-    the passes so far. first: passes at the start that all probe, because there the Jacobian changes fastest. average:
-    the largest step b; of the first estimates it may be as large as their number says (1, 1/2, 1/3, ...). The random
-    start is forgotten at the first.
-    """
-
-    def __init__(
-        self,
-        error_width: int,
-        widths: Sequence[int],
-        every: int = 1,
-        average: float = 0.05,
-        first: int = 0,
-        growth: float = 0.0,
-    ) -> None:
-        super().__init__(error_width)
-        if every < 1 or first < 0 or growth < 0 or not 0 < average <= 1:
-            raise ValueError(
-                f"every = {every} has to be at least 1, first = {first} and growth = {growth} at least 0, "
-                f"average = {average} in (0, 1]"
-            )
-        self.every, self.average, self.first, self.growth = every, average, first, growth
-        for layer, width in enumerate(widths):
-            self.register_buffer(f"matrix_{layer}", (torch.rand(error_width, width) * 2 - 1) * width**-0.5)
-        self.layers = len(widths)
-        self.passes = self.estimates = self.due = 0  # due: the pass from which on the next probe is
-
-    @property
-    def widest(self) -> int:
-        return max(matrix.shape[1] for matrix in self.matrices)
-
-    @property
-    def matrices(self) -> list[Tensor]:
-        return [getattr(self, f"matrix_{layer}") for layer in range(self.layers)]
-
-    def project(self, message: Tensor, layer: int, width: int) -> Tensor:
-        matrix = of_layer(self.matrices, layer)
-        check_width(layer, width, matrix.shape[1])
-        return message @ matrix.to(message.dtype)
-
-    def next_probes(self) -> bool:
-        """Counts a forward pass; True if it is one that probes."""
-        self.passes += 1
-        if self.passes > self.first and self.passes < self.due:
-            return False
-        self.due = self.passes + max(self.every, int(self.growth * self.passes))
-        return True
+class ProbedFeedback(EstimatedFeedback):
+    """A matrix for every layer that follows the mean Jacobian; `average` is the largest step b."""
 
     @torch.no_grad()
     def observe(
@@ -102,7 +54,7 @@ class ProbedFeedback(Feedback):
         weights = shares(error.reshape(-1, c).float())
         signs = signs.reshape(-1, signs.shape[-1])
         flips = torch.cat([flip.reshape(-1, 1) for flip in flips], dim=1)[..., None]  # (rows, layers, 1)
-        self.estimates += 1
+        largest = self.largest_step()
         if self.estimates == 1:
             for matrix in matrices:
                 matrix.zero_()
@@ -113,17 +65,11 @@ class ProbedFeedback(Feedback):
         explained = ((signs @ known.T.to(signs.dtype)).view(-1, len(matrices), c) * flips).sum(1)
         directions = sum(matrix.shape[1] for matrix in matrices)
         step = 1 / (1 + (directions - 1) * weights.square().sum(0))
-        step = step.clamp(max=max(self.average, 1 / self.estimates))
+        step = step.clamp(max=largest)
         new = step * weights * (tangent.reshape(-1, c).float() - explained.float())
         moves = (new[:, None] * flips).flatten(1).to(signs.dtype).T @ signs
         for matrix, scale, move in zip(matrices, scales, moves.split(c), strict=True):
             matrix += (move[:, : matrix.shape[1]] / scale).to(matrix.dtype)
-
-    def get_extra_state(self) -> Tensor:
-        return torch.tensor([self.passes, self.estimates, self.due])
-
-    def set_extra_state(self, state: Tensor) -> None:
-        self.passes, self.estimates, self.due = state.tolist()
 
 
 class Probe(Record):

@@ -23,6 +23,7 @@ of layer i, delta_i = S_i * f'(a_i), and dW_i = delta_i^T h_{i-1}. The top layer
 | `dfa`     | e B_i, fixed and random                         | Nøkland 2016; Launay et al. 2019, 2020         |
 | `dkp`     | e B_i, and B_i learns by dB_i = e^T h_i         | Akrout et al. 2019; Webster et al. 2021        |
 | `fdfa`    | e B_i, and B_i follows the mean Jacobian        | Bacho and Chu 2024; see probing.py             |
+| `mdfa`    | e B_i, and B_i is fitted to what mirrors send   | Lansdell et al. 2020; see taught.py            |
 | `drtp`    | -t B_i, t the targets instead of the error      | Frenkel et al. 2019                            |
 | `hdfa`    | bp with probability p, else dfa: see hybrid.py  | Han and Yoo 2020                               |
 | `modular` | e B_i inside modules, bp between them           | Han and Yoo 2020                               |
@@ -48,6 +49,7 @@ from nerf_dfa.learning.probing import Probe, ProbedFeedback
 from nerf_dfa.learning.projection import OnDevice, Projection, make_projection
 from nerf_dfa.learning.sequential import KINDS, SequentialLinear, send_back
 from nerf_dfa.learning.tapes import Collect, Cut, Record, RecordModules, Tape
+from nerf_dfa.learning.taught import Lesson, TaughtFeedback
 
 
 class Rule(nn.Module):
@@ -140,10 +142,23 @@ class ForwardProbed(DirectFeedback):
     feedback: ProbedFeedback
 
     def _tape(self) -> Tape:
-        return Probe(self.feedback) if self.feedback.next_probes() else Record(self.feedback)
+        return Probe(self.feedback) if self.feedback.next_estimates() else Record(self.feedback)
 
     def prepare(self, network: nn.Module) -> Rule:
         swap_linears(network, OtherLinear)
+        return super().prepare(network)
+
+
+class Taught(DirectFeedback):
+    """Direct feedback that is fitted, in some of the passes, to what mirrors send back (`TaughtFeedback`)."""
+
+    feedback: TaughtFeedback
+
+    def _tape(self) -> Tape:
+        return Lesson(self.feedback) if self.feedback.next_estimates() else Record(self.feedback)
+
+    def prepare(self, network: nn.Module) -> Rule:
+        send_back(network, "mirror")
         return super().prepare(network)
 
 
@@ -260,6 +275,7 @@ RULES: dict[str, Callable[..., Rule]] = {
     "fdfa": lambda error_width, hidden_widths, **options: ForwardProbed(
         ProbedFeedback(error_width, hidden_widths, **options)
     ),
+    "mdfa": lambda error_width, hidden_widths, **options: Taught(TaughtFeedback(error_width, hidden_widths, **options)),
     "drtp": _drtp,
     "hdfa": lambda error_width, hidden_widths, **options: Hybrid(_feedback(error_width, hidden_widths, **options)),
     "modular": _modular,
@@ -277,11 +293,11 @@ def make_rule(
     """The learning rule of that name for a network with these feedback points.
 
     error_width: width c of the network's output; hidden_widths: width of each feedback point, in order. reach: for a
-    network with branches, which outputs each point leads to (None: all); dfa, dkp, fdfa, hdfa and drtp then send it
-    the errors of these alone.
+    network with branches, which outputs each point leads to (None: all); direct rules then send it the errors of these
+    alone.
     options: for dfa, hdfa, drtp and modular: feedback (a kind of projection.py, or a Projection), shared,
-    normalisation ("layer", "max", "full" or "none"), device, k (sparse); modular: modules; fdfa: every, growth, first
-    and average.
+    normalisation ("layer", "max", "full" or "none"), device, k (sparse); modular: modules; fdfa and mdfa: every,
+    growth, first and average.
     Random matrices are drawn from torch's global generator, after the weights if the rule is made last.
     Raises ValueError for an unknown name or a network without hidden layers, TypeError for an unknown option.
     """

@@ -98,7 +98,7 @@ class SequentialLinear(OtherLinear):
             self.back = self.back + unknown.T @ noise / (MIRRORED + self.in_features - 1)
 
     def product(self, x: Tensor) -> Tensor:
-        if self.exact:
+        if self.exact or (self.kind != "kp" and not x.requires_grad):  # nothing goes back: R has no part in it
             return super().product(x)
         if self.kind == "mirror" and self.training and x.requires_grad and torch.is_grad_enabled():
             self.mirror()

@@ -13,7 +13,7 @@ from torch import Tensor
 from nerf_dfa.fields import Field, GridField, MLPField, level_resolutions
 from nerf_dfa.interop import nerf_pytorch
 from nerf_dfa.learning.sequential import HELD
-from nerf_dfa.nerf.options import DIRECT_MLP, GRID_FEEDBACK, Options
+from nerf_dfa.nerf.options import DIRECT_MLP, GRID_FEEDBACK, PROBED, Options
 from nerf_dfa.rendering import OccupancyGrid, RadianceModel, RenderSettings
 from nerf_dfa.scenes import Scene
 from nerf_dfa.scenes.paths import nearest_to_axes
@@ -129,7 +129,7 @@ def _field(options: Options, depth: int, width: int, box: Float[Tensor, "2 3"] |
 def _rule_options(options: Options) -> dict[str, str | int | float]:
     if options.learning_rule in ("dfa", "modular"):
         return {"feedback": options.feedback}
-    if options.learning_rule != "fdfa":
+    if not PROBED[0](options):
         return {}
     return {
         "every": options.probe_every,

@@ -28,18 +28,19 @@ Condition = tuple[Callable[["Options"], bool], str]
 FIELD_RULES = [name for name in RULES if name not in ("drtp", "hdfa")]
 
 RANDOM: Condition = (lambda o: o.learning_rule in ("dfa", "modular"), "only dfa and modular draw such a matrix")
-DIRECT: Condition = (lambda o: o.learning_rule in ("dfa", "dkp", "fdfa"), "only dfa, dkp and fdfa read it")
+DIRECT_RULES = ("dfa", "dkp", "fdfa", "mdfa")
+DIRECT: Condition = (lambda o: o.learning_rule in DIRECT_RULES, f"only {', '.join(DIRECT_RULES)} read it")
 DIRECT_MLP: Condition = (
     lambda o: o.field == "mlp" and DIRECT[0](o),
-    "it needs field = mlp and learning_rule = dfa, dkp or fdfa",
+    f"it needs field = mlp and learning_rule = {', '.join(DIRECT_RULES)}",
 )
 LEARNED: Condition = (lambda o: o.learning_rule == "dkp", "only the feedback of dkp learns by a rate")
-PROBED: Condition = (lambda o: o.learning_rule == "fdfa", "only fdfa probes")
+PROBED: Condition = (lambda o: o.learning_rule in ("fdfa", "mdfa"), "only fdfa and mdfa estimate their feedback")
 MLP: Condition = (lambda o: o.field == "mlp", "field = grid does not read it")
 GRID: Condition = (lambda o: o.field == "grid", "field = mlp does not read it")
 GRID_FEEDBACK: Condition = (
-    lambda o: o.field == "grid" and o.learning_rule in ("dfa", "dkp", "fdfa", "modular"),
-    "it needs field = grid and learning_rule = dfa, dkp, fdfa or modular",
+    lambda o: o.field == "grid" and o.learning_rule in (*DIRECT_RULES, "modular"),
+    f"it needs field = grid and learning_rule = {', '.join(DIRECT_RULES)}, modular",
 )
 BOXED: Condition = (lambda o: o.field == "grid" or bool(o.occupancy), "it needs field = grid or an occupancy")
 SKIPPING: Condition = (
@@ -68,8 +69,8 @@ PRESETS = {
     "--netwidth_fine 128 --use_viewdirs --feature_relu --density_activation relu --output_bias random "
     "--N_samples 64 --N_importance 128 --occupancy 0",
     # The best that was measured without transporting a weight: docs/results.md.
-    "dfa-best": "--learning_rule fdfa --feedback_outputs own --feedback_block 2 --grid_gradient mirror "
-    "--probe_first 100 --probe_every 5 --probe_growth 0.01 --probe_average 0.2 --output_bias mean",
+    "dfa-best": "--learning_rule mdfa --feedback_outputs own --feedback_block 2 --grid_gradient mirror "
+    "--probe_first 100 --probe_every 4 --probe_average 0.15 --output_bias mean",
 }
 
 # What `learning` makes flags of.
@@ -132,14 +133,14 @@ class Options:
         "through a matrix that mirrors its weights",
         when=DIRECT_MLP,
     )
-    probe_first: int = option(0, "fdfa: network passes at the start that all make one", when=PROBED)
-    probe_every: int = option(5, "fdfa: network passes from one forward perturbation to the next", when=PROBED)
+    probe_first: int = option(0, "fdfa, mdfa: network passes at the start that all estimate the feedback", when=PROBED)
+    probe_every: int = option(5, "fdfa, mdfa: network passes from one estimate to the next", when=PROBED)
     probe_growth: float = option(
-        0.0, "fdfa: more of them as training goes on: at least this share of the passes so far", when=PROBED
+        0.0, "fdfa, mdfa: more of them as training goes on: at least this share of the passes so far", when=PROBED
     )
     probe_average: float = option(
         0.05,
-        "fdfa: largest step of the feedback towards a new estimate; where few samples have the error it is smaller",
+        "fdfa, mdfa: weight of a new estimate; of fdfa the largest, and smaller where few samples have the error",
         when=PROBED,
     )
     field: str = option(

@@ -188,7 +188,7 @@ def test_a_preset_stands_above_the_config_file_and_below_the_command_line(tmp_pa
     config = tmp_path / "c.txt"
     config.write_text("learning_rule = bp\noutput_bias = random\nlrate = 3e-3\n")
     options, asked, _ = parse(["--config", str(config), "--preset", "dfa-best", "--probe_every", "9"])
-    assert (options.learning_rule, options.output_bias, options.probe_every) == ("fdfa", "mean", 9)
+    assert (options.learning_rule, options.output_bias, options.probe_every) == ("mdfa", "mean", 9)
     assert options.lrate == 3e-3
     assert options.preset is None  # settled: the run's args.txt has the flags themselves
     # What a preset says and the mode does not read is no mistake of the user's.
