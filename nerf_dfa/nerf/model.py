@@ -176,6 +176,7 @@ def training_settings(options: Options, device: torch.device) -> RenderSettings:
         # on white have; there the MLP's ReLU can be empty, but a softplus or the end of a box would hide the white.
         opaque_end=not options.white_bkgd or (options.density_activation == "relu" and options.field == "mlp"),
         netchunk=options.netchunk or NETCHUNK[options.field, device.type],
+        error_kept=options.error_kept,
     )
 
 

@@ -225,6 +225,11 @@ class Options:
     ft_path: str | None = option(None, "checkpoint to start from, where the run folder has none")
     # rendering
     chunk: int = option(4096, "rays rendered at once; halved when memory runs out")
+    error_kept: float = option(
+        1.0,
+        "share of the squared error at a network's outputs that goes back while training; the samples with the least "
+        "are left out, which makes steps faster (try 0.9999)",
+    )
     netchunk: int = option(0, "points sent through a network at once; 0: what suits the device")
     dual: str = option(
         "none",
@@ -343,6 +348,8 @@ def check(options: Options) -> None:
     for name in natural.split():
         if (getattr(options, name) or 0) < 0:
             raise UserError(f"--{name} {getattr(options, name)}: it cannot be negative")
+    if not 0 < options.error_kept <= 1:
+        raise UserError(f"--error_kept {options.error_kept}: a share, above 0 and at most 1")
     if options.probe_average > 1:
         raise UserError(f"--probe_average {options.probe_average}: a share, above 0 and at most 1")
     if options.i_embed not in (0, -1):

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from nerf_dfa.fields.field import Field
+from nerf_dfa.learning.selected import selected
 from nerf_dfa.rendering.cameras import Cameras
 from nerf_dfa.rendering.compositing import Pixels, composite, intervals
 from nerf_dfa.rendering.occupancy import OccupancyGrid
@@ -35,7 +36,8 @@ class RenderSettings:
     coarse field alone). lindisp: coarse strata equal in disparity. background: grey value behind the scene.
     perturb: samples are random and noise: standard deviation of the noise on the raw density, both while training
     only. opaque_end: the last sample stands for all that lies behind it. netchunk: most points that go through a
-    field at once. dual: NeRF-Dual, see `render_rays`.
+    field at once. error_kept: in training, the share of the squared error at a field's outputs that goes back; the
+    samples with the least are left out (learning/selected.py). dual: NeRF-Dual, see `render_rays`.
     """
 
     samples: int = 64
@@ -46,6 +48,7 @@ class RenderSettings:
     noise: float = 0.0
     opaque_end: bool = False
     netchunk: int = 8192
+    error_kept: float = 1.0
     dual: Dual = "none"
 
 
@@ -83,24 +86,36 @@ class RenderedRays(NamedTuple):
         return self.coarse if self.fine is None else self.fine
 
 
-def query(field: Field, rays: Rays, t: Float[Tensor, "rays samples"], netchunk: int) -> Float[Tensor, "rays samples 4"]:
+def raw_outputs(
+    field: Field, positions: Float[Tensor, "*batch 3"], viewdirs: Float[Tensor, "*#batch 3"], kept: float
+) -> Float[Tensor, "*batch 4"]:
+    """field.raw, of which only the samples that err go back where `kept` is below 1 and the field is in training."""
+    if kept == 1 or not (field.training and torch.is_grad_enabled()):
+        return field.raw(positions, viewdirs)
+    rows = positions.reshape(-1, 3), viewdirs.expand_as(positions).reshape(-1, 3)
+    return selected(field.raw, kept, *rows).view(*positions.shape[:-1], 4)
+
+
+def query(
+    field: Field, rays: Rays, t: Float[Tensor, "rays samples"], settings: RenderSettings
+) -> Float[Tensor, "rays samples 4"]:
     """The field's raw outputs at depths t of the rays, at most about `netchunk` points at a time."""
-    step = max(1, netchunk // t.shape[1])
+    step = max(1, settings.netchunk // t.shape[1])
     raw = []
     for i in range(0, t.shape[0], step):
         o, d, v = rays.origins[i : i + step], rays.directions[i : i + step], rays.viewdirs[i : i + step]
         positions = o[:, None] + t[i : i + step, :, None] * d[:, None]
-        raw.append(field.raw(positions, v[:, None]))
+        raw.append(raw_outputs(field, positions, v[:, None], settings.error_kept))
     return torch.cat(raw) if len(raw) > 1 else raw[0]
 
 
-def query_packed(field: Field, rays: Rays, samples: Samples, netchunk: int) -> Float[Tensor, "samples 4"]:
+def query_packed(field: Field, rays: Rays, samples: Samples, settings: RenderSettings) -> Float[Tensor, "samples 4"]:
     """The same for samples of their own on each ray, in parts of about the same size."""
     raw, count = [], max(1, len(samples.ray))
-    size = math.ceil(count / math.ceil(count / netchunk))
+    size = math.ceil(count / math.ceil(count / settings.netchunk))
     for ray, t in zip(samples.ray.split(size), samples.t.split(size), strict=True):
         positions = rays.origins[ray] + t[:, None] * rays.directions[ray]
-        raw.append(field.raw(positions, rays.viewdirs[ray]))
+        raw.append(raw_outputs(field, positions, rays.viewdirs[ray], settings.error_kept))
     return torch.cat(raw) if len(raw) > 1 else raw[0]
 
 
@@ -189,7 +204,7 @@ def see(
         return fields[0].activate(raw, noise)
 
     if model.occupancy is None:
-        sigma, rgb = activate([query(field, rays, t, settings.netchunk) for field in fields])
+        sigma, rgb = activate([query(field, rays, t, settings) for field in fields])
         return composite(sigma, rgb, t, delta, far, settings.background)
     occupied = model.occupancy.along(rays.origins, rays.directions, t)
     occupied &= hits[:, None]
@@ -201,7 +216,7 @@ def see(
     for start in range(0, count, size):
         chosen = occupied[:, start : start + size] & (seen.transmittance > DARK)[:, None]
         samples = pack(chosen, t, delta, start)
-        sigma, rgb = activate([query_packed(field, rays, samples, settings.netchunk) for field in fields])
+        sigma, rgb = activate([query_packed(field, rays, samples, settings) for field in fields])
         seen = seen.behind(samples, sigma, rgb)
     return seen.pixels(far, settings.background)
 

@@ -117,7 +117,7 @@ def test_points_in_parts_or_at_once(rule):
     results = []
     for netchunk in (1000, 13):
         field.zero_grad()
-        raw = query(field, rays, t, netchunk)
+        raw = query(field, rays, t, RenderSettings(netchunk=netchunk))
         raw.backward(error)
         results.append([raw.detach(), *(p.grad.clone() for p in field.parameters())])
     for a, b in zip(*results, strict=True):

@@ -17,6 +17,7 @@ from PIL import Image
 from nerf_dfa.evaluation import report
 from nerf_dfa.evaluation.metrics import mse_to_psnr
 from nerf_dfa.nerf import render, train
+from nerf_dfa.nerf.options import learning
 from nerf_dfa.nerf.run import load_run
 from nerf_dfa.training.checkpoints import list_checkpoints, load_checkpoint
 
@@ -172,6 +173,18 @@ def test_alignment_is_logged_and_reported_and_does_not_change_the_run(flags, run
     capsys.readouterr()
     assert report.main([str(run)]) == 0
     assert f"coarse.layer_1 {layers['coarse.layer_1']['mean']:+.3f}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("rule", ["bp", "dfa-best"])
+def test_alignment_and_resuming_where_only_part_of_the_error_goes_back(rule, flags, run, tmp_path):
+    flags = [*flags, *learning(rule), "--error_kept", "0.99"]
+    assert train.main([*flags, "--i_alignment", "3", "--N_iters", "4"]) == 0
+    assert train.main([*flags, "--i_alignment", "3"]) == 0
+    assert train.main([*flags, "--expname", "unbroken"]) == 0
+    assert train.main([*flags, "--expname", "all", "--error_kept", "1"]) == 0
+    a, b, c = (weights(folder / "000006.tar") for folder in (run, run.parent / "unbroken", run.parent / "all"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not all(torch.equal(a[name], c[name]) for name in a)
 
 
 def test_ft_path_starts_from_a_checkpoint(flags, run, tmp_path):

@@ -9,6 +9,7 @@ from torch import nn
 
 from nerf_dfa.fields import Field, MLPField
 from nerf_dfa.rendering import Cameras, Chunks, RadianceModel, RenderSettings, image_rays, render_image
+from nerf_dfa.rendering.occupancy import OccupancyGrid
 from nerf_dfa.rendering.renderer import render_rays
 
 NEAR, FAR, BACKGROUND = 2.0, 6.0, 0.8
@@ -248,3 +249,24 @@ def test_a_field_in_a_box_is_empty_beside_and_behind_it():
     torch.testing.assert_close(got.depth[missed], rays.far[missed])
     opaque = render_rays(model, rays, settings(8, opaque_end=True)).best
     torch.testing.assert_close(opaque.opacity, (inside > 0).float())
+
+
+@pytest.mark.parametrize("importance", [0, 8])
+@pytest.mark.parametrize("skipping", [False, True])
+def test_what_errs_goes_back(importance, skipping):
+    """All of it: as ever. Nearly all: nearly the same. In evaluation nothing is left out."""
+    torch.manual_seed(0)
+    fields = [MLPField(depth=2, width=16) for _ in range(1 + (importance > 0))]
+    box = torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])
+    model = RadianceModel(fields[0], fields[1] if importance else None, OccupancyGrid(box, 8) if skipping else None)
+    gradients = {}
+    for kept in (1.0, 1 - 1e-9, 0.999):
+        model.zero_grad()
+        rendered = render_rays(model, flat_rays(), settings(importance=importance, error_kept=kept, netchunk=400))
+        ((rendered.best.rgb - 0.5).square().sum() + (rendered.coarse.rgb - 0.3).square().sum()).backward()
+        gradients[kept] = torch.cat([p.grad.flatten() for p in model.parameters()])
+    whole = gradients[1.0]
+    torch.testing.assert_close(gradients[1 - 1e-9], whole, rtol=1e-3, atol=1e-4 * whole.abs().max().item())
+    assert 0 < (gradients[0.999] - whole).norm() < 0.1 * whole.norm()
+    rgb = render_rays(model.eval(), flat_rays(), settings(importance=importance, error_kept=0.5)).best.rgb
+    assert torch.autograd.grad(rgb.sum(), fields[-1].rgb_linear.weight)[0].any()

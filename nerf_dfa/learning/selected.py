@@ -1,0 +1,61 @@
+"""Passes of which only the rows that err go back, under any learning rule.
+
+    y = selected(network, kept, x)             # in place of network(x), while training
+
+In a radiance field nearly all of the error e = dL/dy is at a few samples, those that a ray sees. This pass keeps
+nothing for the way back. When its error is known, the rows with the least of it are left out, and the network learns
+from a second pass, of the others alone; training in instant-ngp (Mueller et al. 2022) leaves samples out likewise. With
+a share s of the rows left a step takes 1 + 3 s times a forward pass in place of 3 under backpropagation, 1 + 2 s in
+place of 2 under direct feedback, and memory for their activations alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+
+class _Selected(torch.autograd.Function):
+    """network(*inputs), whose backward is that of a second pass, of the rows that err."""
+
+    @staticmethod
+    def forward(ctx, network: Callable[..., Tensor], kept: float, joint: Tensor, *inputs: Tensor) -> Tensor:
+        device = joint.device.type
+        ctx.network, ctx.kept = network, kept
+        ctx.autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
+        ctx.save_for_backward(*inputs)
+        return network(*inputs)
+
+    @staticmethod
+    def backward(ctx, error: Tensor) -> tuple[None, ...]:
+        rows = erring(error, ctx.kept)
+        with torch.enable_grad(), torch.autocast(*ctx.autocast):
+            y = ctx.network(*(x[rows] for x in ctx.saved_tensors))
+        torch.autograd.backward(y, error[rows])
+        return (None,) * (3 + len(ctx.saved_tensors))
+
+
+def selected(network: Callable[..., Tensor], kept: float, *inputs: Float[Tensor, "rows _"]) -> Float[Tensor, "rows c"]:
+    """network(*inputs); `backward` adds to its parameters' `.grad` what the rows give that `erring` chooses.
+
+    network: of rows that do not depend on each other, without random numbers; it is called twice. kept: see `erring`.
+    Nothing flows back to the inputs, and torch.autograd.grad finds no parameter behind y.
+    """
+    joint = torch.zeros((), device=inputs[0].device, requires_grad=True)  # so that the error comes here at all
+    return _Selected.apply(network, kept, joint, *inputs)
+
+
+def erring(error: Float[Tensor, "rows c"], kept: float) -> Int64[Tensor, " some"]:
+    """The fewest rows that have the share `kept`, in (0, 1], of the squared error; at least one.
+
+    Columns count alike, whatever their scale: each is divided by its mean square. 1 keeps every row that errs.
+    """
+    squares = error.float().square()
+    score, order = (squares / squares.mean(0).clamp(min=1e-30)).sum(1).sort(descending=True)
+    reached = score.double().cumsum(0)
+    if kept == 1:
+        return order[: max(1, int((score > 0).sum()))]
+    return order[: int((reached < kept * reached[-1]).sum()) + 1]
