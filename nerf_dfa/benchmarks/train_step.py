@@ -1,7 +1,8 @@
 """Rays per second of training, for both fields under each learning rule, and what a step's time goes to.
 
     python -m nerf_dfa.benchmarks.train_step [--rules bp dfa dfa-best dkp fdfa shallow] [--mlp CONFIG] [--grid CONFIG]
-        [--mlp_rays 256] [--mlp_steps 12] [--grid_rays 1024] [--grid_steps 48] [--warm 400] [--rounds 3]
+        [--mlp_rays 256] [--mlp_steps 12] [--mlp_warm 0] [--grid_rays 1024] [--grid_steps 48] [--warm 400]
+        [--rounds 3] [--error_kept 1]
         [--datadir SCENE] [--demo_size 100] [--plain same own] [--precision fp32|bf16|auto] [--threads N]
         [--device cpu|cuda]
 
@@ -10,7 +11,8 @@ A step is the trainer's own. The MLP's settings are the config of --mlp, the pap
 turns in one process, a number of steps at a time: enough for fdfa's probes and for one look of the occupancy.
 
 The grid field is in the midst of its training: --warm steps of the first rule, which all rules then go on from, so
-that each evaluates the same samples. Feedback that probes does so as often as after 400 steps.
+that each evaluates the same samples. Feedback that is estimated is so as often as after 400 steps. The MLP is trained
+for --mlp_warm steps; with --error_kept below 1 it has to be, since at first all samples err.
 
 `plain` is benchmarks.plain_nerf of the MLP's sizes with backpropagation, on as many rays. `same`: it runs in this
 process, and profits from the memory that this one keeps; `own`: in a process as Python starts it, as its user would.
@@ -118,8 +120,9 @@ def plain_arguments(runs: Runs, device: torch.device) -> tuple[Any, ...]:
 def measure(args: argparse.Namespace, datadir: str, stack: ExitStack) -> dict[str, Any]:
     """All measurements as one JSON-ready object; the stack ends the process that they need."""
     device, rules = choose_device(args.device), args.rules
-    flags = ["--datadir", datadir, "--dataset_type", "auto", "--precision", args.precision, "--field"]
-    mlp = make_runs(args.mlp, rules, [*flags, "mlp"], args.mlp_rays, args.mlp_steps, 0, device)
+    flags = ["--datadir", datadir, "--dataset_type", "auto", "--precision", args.precision]
+    flags += ["--error_kept", str(args.error_kept), "--field"]
+    mlp = make_runs(args.mlp, rules, [*flags, "mlp"], args.mlp_rays, args.mlp_steps, args.mlp_warm, device)
     grid = make_runs(args.grid, rules, [*flags, "grid"], args.grid_rays, args.grid_steps, args.warm, device)
 
     functions = {("mlp", rule): function for rule, function in mlp.functions().items()}
@@ -180,10 +183,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--grid", type=Path, default=CONFIGS / "fast" / "lego_100.txt", help="of the grid field")
     parser.add_argument("--mlp_rays", type=int, default=256, help="rays of the MLP's and the plain NeRF's steps")
     parser.add_argument("--mlp_steps", type=int, default=12, help="the MLP's steps at a time")
+    parser.add_argument("--mlp_warm", type=int, default=0, help="steps of training before the MLP is measured")
     parser.add_argument("--grid_rays", type=int, default=1024)
     parser.add_argument("--grid_steps", type=int, default=48)
     parser.add_argument("--warm", type=int, default=400, help="steps of training before the grid field is measured")
     parser.add_argument("--rounds", type=int, default=3, help="times that everything is measured")
+    parser.add_argument("--error_kept", type=float, default=1.0, help="as train.py's")
     parser.add_argument("--datadir", default=None, help="a scene's folder [the demo scene]")
     parser.add_argument("--demo_size", type=int, default=100, help="width of the demo scene's images")
     parser.add_argument("--plain", nargs="*", choices=["same", "own"], default=["same", "own"],

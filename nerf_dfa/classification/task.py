@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from nerf_dfa.classification.data import Dataset
 from nerf_dfa.classification.model import Classifier, free_rows
 from nerf_dfa.learning.alignment import Alignment, measure_alignment
+from nerf_dfa.learning.feedback import TargetFeedback
 from nerf_dfa.learning.hybrid import HybridOptimizer
-from nerf_dfa.learning.rules import TargetFeedback
 from nerf_dfa.training import Trainer
 from nerf_dfa.training.schedules import exponential
 

@@ -99,6 +99,23 @@ class SharedFeedback(Feedback):
         return message[..., :width] * (self._scale(width) / self._scale(self.message_width))
 
 
+class TargetFeedback(SharedFeedback):
+    """Direct random target projection: the targets stand in for the error, S_i = -t B_i / rows.
+
+    For classification with targets (..., c) in [0, 1]: the error y - t has the sign of -t where outputs lie in [0, 1].
+    Set `targets` before `backward`. The signal does not wait for the output at all.
+    """
+
+    targets: Tensor | None = None
+
+    def message(self, error: Tensor) -> Tensor:
+        if self.targets is None or self.targets.shape != error.shape:
+            found = "none" if self.targets is None else f"shape {tuple(self.targets.shape)}"
+            raise ValueError(f"drtp needs rule.feedback.targets of shape {tuple(error.shape)} before backward: {found}")
+        rows = error.numel() // error.shape[-1]
+        return super().message(self.targets.to(error) / -rows)
+
+
 class IndependentFeedback(Feedback):
     """A projection of its own for every layer (Nøkland 2016). Memory: c * sum(l_i) numbers."""
 

@@ -43,7 +43,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from nerf_dfa.learning.feedback import Feedback, IndependentFeedback, LearnedFeedback, SharedFeedback
+from nerf_dfa.learning.feedback import Feedback, IndependentFeedback, LearnedFeedback, SharedFeedback, TargetFeedback
 from nerf_dfa.learning.linears import OtherLinear, swap_linears
 from nerf_dfa.learning.probing import Probe, ProbedFeedback
 from nerf_dfa.learning.projection import OnDevice, Projection, make_projection
@@ -195,23 +195,6 @@ class Sequential(Rule):
     def prepare(self, network: nn.Module) -> Rule:
         send_back(network, self.kind)
         return super().prepare(network)
-
-
-class TargetFeedback(SharedFeedback):
-    """Direct random target projection: the targets stand in for the error, S_i = -t B_i / rows.
-
-    For classification with targets (..., c) in [0, 1]: the error y - t has the sign of -t where outputs lie in [0, 1].
-    Set `targets` before `backward`. The signal does not wait for the output at all.
-    """
-
-    targets: Tensor | None = None
-
-    def message(self, error: Tensor) -> Tensor:
-        if self.targets is None or self.targets.shape != error.shape:
-            found = "none" if self.targets is None else f"shape {tuple(self.targets.shape)}"
-            raise ValueError(f"drtp needs rule.feedback.targets of shape {tuple(error.shape)} before backward: {found}")
-        rows = error.numel() // error.shape[-1]
-        return super().message(self.targets.to(error) / -rows)
 
 
 def _feedback(

@@ -1,9 +1,10 @@
 """Direct feedback that is taught by mirrors (mdfa): B_i is what explains best the signals that they send back.
 
-Some of the passes are lessons. In a lesson nothing is cut, and every linear layer sends its error back through a
-matrix R that mirrors its weights (sequential.py: R learns from what the layer answers to noise, and no weight is
-transported). The network learns by such a pass as by any other; and what arrives at feedback point i, S_i (rows, l_i),
-is what its matrix should have made of the error e (rows, c). In all other passes it does:
+Some of the passes are lessons. In a lesson nothing is cut, and every nn.Linear sends its error back through a matrix R
+that mirrors its weights (sequential.py: R learns from what the layer answers to noise, and no weight is transported;
+layers of other kinds send theirs as ever). The network learns by such a pass as by any other; and what arrives at
+feedback point i, S_i (rows, l_i), is what its matrix should have made of the error e (rows, c). In all other passes it
+does:
 
     B_i = argmin_B sum_t (1 - b)^(T - t) |S_ti - e_t B|^2 / |e_t|^2
 
