@@ -2,7 +2,7 @@
 
     python -m nerf_dfa.benchmarks.train_step [--rules bp dfa dfa-best dkp fdfa shallow] [--mlp CONFIG] [--grid CONFIG]
         [--mlp_rays 256] [--mlp_steps 12] [--mlp_warm 0] [--grid_rays 1024] [--grid_steps 48] [--warm 400]
-        [--rounds 3] [--error_kept 1]
+        [--rounds 3] [--error_kept SHARE]
         [--datadir SCENE] [--demo_size 100] [--plain same own] [--precision fp32|bf16|auto] [--threads N]
         [--device cpu|cuda]
 
@@ -121,7 +121,7 @@ def measure(args: argparse.Namespace, datadir: str, stack: ExitStack) -> dict[st
     """All measurements as one JSON-ready object; the stack ends the process that they need."""
     device, rules = choose_device(args.device), args.rules
     flags = ["--datadir", datadir, "--dataset_type", "auto", "--precision", args.precision]
-    flags += ["--error_kept", str(args.error_kept), "--field"]
+    flags += [*([] if args.error_kept is None else ["--error_kept", str(args.error_kept)]), "--field"]
     mlp = make_runs(args.mlp, rules, [*flags, "mlp"], args.mlp_rays, args.mlp_steps, args.mlp_warm, device)
     grid = make_runs(args.grid, rules, [*flags, "grid"], args.grid_rays, args.grid_steps, args.warm, device)
 
@@ -188,7 +188,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--grid_steps", type=int, default=48)
     parser.add_argument("--warm", type=int, default=400, help="steps of training before the grid field is measured")
     parser.add_argument("--rounds", type=int, default=3, help="times that everything is measured")
-    parser.add_argument("--error_kept", type=float, default=1.0, help="as train.py's")
+    parser.add_argument("--error_kept", type=float, default=None, help="of all rules [1, or the preset's]")
     parser.add_argument("--datadir", default=None, help="a scene's folder [the demo scene]")
     parser.add_argument("--demo_size", type=int, default=100, help="width of the demo scene's images")
     parser.add_argument("--plain", nargs="*", choices=["same", "own"], default=["same", "own"],
