@@ -51,11 +51,10 @@ def selected(network: Callable[..., Tensor], kept: float, *inputs: Float[Tensor,
 def erring(error: Float[Tensor, "rows c"], kept: float) -> Int64[Tensor, " some"]:
     """The fewest rows that have the share `kept`, in (0, 1], of the squared error; at least one.
 
-    Columns count alike, whatever their scale: each is divided by its mean square. 1 keeps every row that errs.
+    Columns count alike, whatever their scale: each is divided by its mean square. 1 keeps every row that errs, but
+    those that rounding in 64 bits loses. How many there are is asked of the device: the host waits for it.
     """
     squares = error.float().square()
     score, order = (squares / squares.mean(0).clamp(min=1e-30)).sum(1).sort(descending=True)
     reached = score.double().cumsum(0)
-    if kept == 1:
-        return order[: max(1, int((score > 0).sum()))]
     return order[: int((reached < kept * reached[-1]).sum()) + 1]
