@@ -13,8 +13,9 @@ from torch import Tensor
 from nerf_dfa.errors import UserError
 from nerf_dfa.evaluation.metrics import psnr_8bit, to_uint8
 from nerf_dfa.nerf.collapse import RESTARTS, Collapsed, watch
+from nerf_dfa.nerf.flags import parse
 from nerf_dfa.nerf.model import inference_settings, measured_precision
-from nerf_dfa.nerf.options import Options, check_read, parse
+from nerf_dfa.nerf.options import Options, check_read
 from nerf_dfa.nerf.outputs import make_studio
 from nerf_dfa.nerf.run import load_run_scene, scene_format
 from nerf_dfa.nerf.train import make_trainer
@@ -51,7 +52,8 @@ def run_cell(
     scene = load_run_scene(options, dataset_type)
     if search_steps is not None:
         share = search_steps / options.N_iters
-        options = replace(options, N_iters=search_steps, lrate_decay=options.lrate_decay * share)
+        decay, warmup = options.lrate_decay * share, round(options.lrate_warmup * share)
+        options = replace(options, N_iters=search_steps, lrate_decay=decay, lrate_warmup=warmup)
         scene = held_out(scene)
     if not scene.split["train"] or not scene.split["val" if search_steps else "test"]:
         raise UserError(f"{options.datadir}: a study needs training and test views")

@@ -31,7 +31,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nerf_dfa.errors import UserError
-from nerf_dfa.nerf.options import parse
+from nerf_dfa.nerf.flags import parse
 
 HOME = Path(__file__).parents[2]  # of the program: configs/ lies there
 FIGURES = ("dots", "pictures", "alignment")

@@ -1,21 +1,13 @@
 """Every flag of train.py, in one table: name, type, default, help, and the modes that read it.
 
-Names and meanings are nerf-pytorch's where it has the flag. A config file holds `key = value` lines with the
-same keys; the command line wins over it.
+Names and meanings are nerf-pytorch's where it has the flag.
 """
 
 from __future__ import annotations
 
-import argparse
-import difflib
-import types
-import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any, NoReturn
-
-import configargparse
+from typing import Any
 
 from nerf_dfa.errors import UserError
 from nerf_dfa.learning import RULES
@@ -250,86 +242,6 @@ class Options:
     i_weights: int = option(10_000, "interval of checkpoints")
     i_testset: int = option(50_000, "interval of rendering all test views")
     i_video: int = option(50_000, "interval of rendering the video")
-
-
-class Parser(configargparse.ArgumentParser):
-    """A parser whose errors are one line and raise UserError."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(" ".join(message.split()))
-
-
-class ConfigFile(configargparse.DefaultConfigFileParser):
-    """nerf-pytorch's `key = value` files; a line that is none, or an unknown key, is reported with the file's name."""
-
-    def parse(self, stream):
-        name = getattr(stream, "name", "config file")
-        try:
-            values = super().parse(stream)
-        except configargparse.ConfigFileParserException as error:
-            raise UserError(f"{name}: not a 'key = value' line: {error}".splitlines()[0]) from None
-        known = [f.name for f in fields(Options)]
-        for key in values:
-            if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                raise UserError(f"{name}: unknown key '{key}'" + (f"; did you mean {near[0]}?" if near else ""))
-        return values
-
-
-def _type_of(annotation: Any) -> type:
-    """int of `int | None`."""
-    if isinstance(annotation, types.UnionType):
-        return next(a for a in typing.get_args(annotation) if a is not type(None))
-    return annotation
-
-
-def make_parser(prog: str = "train.py") -> Parser:
-    """The command line. Options that are not given are absent from its result."""
-    parser = Parser(
-        prog=prog,
-        description="Train a neural radiance field by a learning rule of your choice, then render it.",
-        argument_default=argparse.SUPPRESS,
-        config_file_parser_class=ConfigFile,
-        allow_abbrev=False,
-        add_config_file_help=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--config", is_config_file=True, default=None, help="file of 'key = value' lines")
-    annotations = typing.get_type_hints(Options)
-    for f in fields(Options):
-        kind = _type_of(annotations[f.name])
-        text = f.metadata["help"] + ("" if f.default is None or kind is bool else f" [{f.default}]")
-        if kind is bool:
-            parser.add_argument(f"--{f.name}", action="store_true", default=argparse.SUPPRESS, help=text)
-        else:
-            alone = {"nargs": "?", "const": "pixels"} if f.name == "dual" else {}  # --dual is the paper's
-            parser.add_argument(
-                f"--{f.name}", type=kind, choices=f.metadata["choices"], default=argparse.SUPPRESS, help=text, **alone
-            )
-    return parser
-
-
-def parse(argv: list[str], default_config: Path | None = None) -> tuple[Options, set[str], Path | None]:
-    """Options, the names of those that the user gave, and the config file.
-
-    default_config is read where the command line names neither a config file nor a scene.
-    Raises UserError: unknown flag or key, wrong type, missing file.
-    """
-    parser = make_parser()
-    if default_config is not None and not any(a.split("=")[0] in ("--config", "--datadir") for a in argv):
-        argv = ["--config", str(default_config), *argv]
-    given = vars(parser.parse_args(argv))
-    asked = set(given) - {"preset", "config"}
-    if "preset" in given:
-        given = vars(parser.parse_args([*PRESETS[given["preset"]].split(), *argv]))
-        del given["preset"]  # settled: a run's args.txt has the flags themselves
-    config = given.pop("config", None)
-    options = Options(**given)
-    if options.expname is None:
-        stem = Path(config).stem if config else Path(options.datadir).name
-        options.expname = f"{stem}_{options.learning_rule}"
-    check(options)
-    return options, asked, Path(config) if config else None
 
 
 def check(options: Options) -> None:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from nerf_dfa.errors import UserError, plain_cautions
 from nerf_dfa.evaluation.metrics import to_uint8
 from nerf_dfa.nerf.collapse import RESTARTS, Collapsed, seed_of, watch
+from nerf_dfa.nerf.flags import parse
 from nerf_dfa.nerf.model import (
     build_model,
     codec,
@@ -24,7 +25,7 @@ from nerf_dfa.nerf.model import (
     training_settings,
 )
 from nerf_dfa.nerf.optimizer import make_optimizer
-from nerf_dfa.nerf.options import Options, check_read, parse
+from nerf_dfa.nerf.options import Options, check_read
 from nerf_dfa.nerf.outputs import Studio, make_studio, render_path, render_test_set, write_report
 from nerf_dfa.nerf.run import (
     as_in_nerf_pytorch,

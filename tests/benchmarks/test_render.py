@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from nerf_dfa.benchmarks import render
+from nerf_dfa.nerf.flags import parse
 from nerf_dfa.nerf.model import inference_settings
-from nerf_dfa.nerf.options import parse
 from nerf_dfa.nerf.run import load_run, load_run_scene, write_args
 from nerf_dfa.nerf.train import make_trainer
 from nerf_dfa.rendering import OccupancyGrid

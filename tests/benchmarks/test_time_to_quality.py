@@ -9,7 +9,7 @@ import torch
 
 from nerf_dfa.benchmarks import time_to_quality as benchmark
 from nerf_dfa.errors import UserError
-from nerf_dfa.nerf.options import parse
+from nerf_dfa.nerf.flags import parse
 from nerf_dfa.nerf.run import load_run_scene
 from nerf_dfa.nerf.task import RayBatch
 from nerf_dfa.nerf.train import make_trainer

@@ -8,7 +8,7 @@ import torch
 
 from nerf_dfa.benchmarks import shares, train_step
 from nerf_dfa.benchmarks.measure import in_own_process
-from nerf_dfa.nerf.options import parse
+from nerf_dfa.nerf.flags import parse
 from nerf_dfa.nerf.run import load_run_scene
 from nerf_dfa.nerf.train import make_trainer
 

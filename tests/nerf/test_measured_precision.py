@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from nerf_dfa.nerf.flags import parse
 from nerf_dfa.nerf.model import measured_precision
-from nerf_dfa.nerf.options import parse
 
 
 @pytest.mark.parametrize("field", ["mlp", "grid"])

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
+from nerf_dfa.nerf.flags import parse
 from nerf_dfa.nerf.model import build_model
 from nerf_dfa.nerf.optimizer import make_optimizer, parameter_groups
-from nerf_dfa.nerf.options import parse
 from nerf_dfa.training.schedules import exponential
 from nerf_dfa.training.trainer import Trainer
 

@@ -8,8 +8,9 @@ import torch
 
 from nerf_dfa.errors import UserError
 from nerf_dfa.learning.sequential import SequentialLinear
+from nerf_dfa.nerf.flags import parse
 from nerf_dfa.nerf.model import build_model
-from nerf_dfa.nerf.options import PRESETS, Options, check_read, parse, to_text
+from nerf_dfa.nerf.options import PRESETS, Options, check_read, to_text
 from nerf_dfa.nerf.run import read_args, write_args
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nerf_dfa.nerf.options import parse
+from nerf_dfa.nerf.flags import parse
 from nerf_dfa.nerf.run import load_run_scene, scene_format
 from nerf_dfa.nerf.train import LOOK_EVERY, make_trainer
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nerf_dfa.nerf.options import parse
+from nerf_dfa.nerf.flags import parse
 from nerf_dfa.rendering.cameras import Cameras
 from nerf_dfa.scenes import load_scene
 from nerf_dfa.scenes.frusta import corners, draw_cameras, upright
