@@ -31,6 +31,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--columns", nargs="+", metavar="COLUMN", help="view synthesis: these columns alone")
     parser.add_argument("--steps", type=positive, help="training steps of every run, in place of the config's")
     parser.add_argument("--seeds", type=positive, help="how many seeds, in place of the config's")
+    parser.add_argument(
+        "--jobs",
+        type=positive,
+        default=1,
+        help="view synthesis: runs at a time, each a process (default: %(default)s)",
+    )
     parser.add_argument("--threads", type=positive, default=1, help="of torch; more hardly help at this size")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from nerf_dfa.files import write_text
 from nerf_dfa.machine import git_commit, machine
 from nerf_dfa.nerf.options import PRESETS
 from nerf_dfa.nerf.outputs import write_png
+from nerf_dfa.training.workers import Routine, drive
 
 CONFIGS = HOME / "configs" / "experiments"
 DATA = Path("scenes")
@@ -33,32 +35,43 @@ def views(arguments: argparse.Namespace) -> None:
     path = arguments.config or CONFIGS / f"{arguments.name}.txt"
     study = reduced(read_study(path), arguments.steps, arguments.seeds, arguments.columns)
     data = Path(arguments.datadir) if arguments.datadir else DATA
-    print(write(study, run_study(study, arguments.out, data), arguments.out))
+    print(write(study, run_study(study, arguments.out, data, arguments.jobs), arguments.out))
 
 
-def run_study(study: Study, out: Path, data: Path) -> dict[str, Any]:
-    """Runs what out/NAME.json lacks, seed by seed, so that all cells have as many; returns its contents."""
+def run_study(study: Study, out: Path, data: Path, jobs: int = 1) -> dict[str, Any]:
+    """Runs what out/NAME.json lacks, `jobs` runs at a time; returns its contents.
+
+    First every cell finds its learning rate; then they are trained seed by seed, so that all have as many.
+    """
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{study.name}.json"
     result = _read(path) if path.exists() else {"study": study.name, "runs": {}}
     cells = [(row, column, study.arguments(row, column, data)) for row, column in study.cells()]
     for row, column, _ in cells:
         _check(study, row, column, result["runs"], path)
-    for seed in range(study.seeds):
-        for row, column, flags in cells:
-            rate = _rate(study, row, column, flags, result, path)
-            key = key_of(row, column, f"seed {seed}")
-            if key in result["runs"]:
-                continue
-            run, picture = run_cell(flags, seed, rate)
-            _keep(result, path, key, study, row, column, {"seed": seed, "rate": rate, **run})
-            (out / study.name).mkdir(exist_ok=True)
-            write_png(picture_path(out, study, row, column, seed), picture)
-            say(f"{study.name}: {key}: {run['psnr']:.2f} dB, {run['seconds']:.0f} s")
+    rates: dict[str, float] = {}
+
+    def search(row: Row, column: Column, flags: list[str]) -> Routine:
+        rates[key_of(row, column, "")] = yield from _rate(study, row, column, flags, result, path)
+
+    def train(row: Row, column: Column, flags: list[str], seed: int) -> Routine:
+        key, rate = key_of(row, column, f"seed {seed}"), rates[key_of(row, column, "")]
+        if key in result["runs"]:
+            return
+        run, picture = yield run_cell, flags, seed, rate
+        _keep(result, path, key, study, row, column, {"seed": seed, "rate": rate, **run})
+        (out / study.name).mkdir(exist_ok=True)
+        write_png(picture_path(out, study, row, column, seed), picture)
+        say(f"{study.name}: {key}: {run['psnr']:.2f} dB, {run['seconds']:.0f} s")
+
+    drive([search(*cell) for cell in cells], jobs)
+    drive([train(*cell, seed) for seed in range(study.seeds) for cell in cells], jobs)
     return result
 
 
-def _rate(study: Study, row: Row, column: Column, flags: list[str], result: dict[str, Any], path: Path) -> float:
+def _rate(
+    study: Study, row: Row, column: Column, flags: list[str], result: dict[str, Any], path: Path
+) -> Generator[tuple[Any, ...], Any, float]:
     """The factor of the learning rates with the best PSNR on training views that were held out.
 
     While the best one is the least or the largest that was tried, half of it or twice is tried too; at most EXTENSIONS
@@ -68,24 +81,23 @@ def _rate(study: Study, row: Row, column: Column, flags: list[str], result: dict
         return study.rates[0]
     found: dict[float, float] = {}
 
-    def attempt(rate: float) -> None:
-        key = key_of(row, column, f"rate {rate:g}")
-        if key not in result["runs"]:
-            steps = study.search_steps or int(_last(flags, "--N_iters"))
-            run, _ = run_cell(flags, SEARCH_SEED, rate, steps)
-            _keep(result, path, key, study, row, column, {"rate": rate, **run})
-            say(f"{study.name}: {key}: {run['val_psnr']:.2f} dB on views held out")
-        found[rate] = result["runs"][key]["val_psnr"]
-
     def best() -> float:
         return max(sorted(found), key=found.__getitem__)
 
-    for rate in study.rates:
-        attempt(rate)
-    for _ in range(EXTENSIONS):
-        if min(found) < best() < max(found):
+    for trial in range(len(study.rates) + EXTENSIONS):
+        if trial < len(study.rates):
+            rate = study.rates[trial]
+        elif min(found) < best() < max(found):
             break
-        attempt(best() / 2 if best() == min(found) else best() * 2)
+        else:
+            rate = best() / 2 if best() == min(found) else best() * 2
+        key = key_of(row, column, f"rate {rate:g}")
+        if key not in result["runs"]:
+            steps = study.search_steps or int(_last(flags, "--N_iters"))
+            run, _ = yield run_cell, flags, SEARCH_SEED, rate, steps
+            _keep(result, path, key, study, row, column, {"rate": rate, **run})
+            say(f"{study.name}: {key}: {run['val_psnr']:.2f} dB on views held out")
+        found[rate] = result["runs"][key]["val_psnr"]
     return best()
 
 

@@ -7,22 +7,17 @@ tables that have a cell in common train it once.
 from __future__ import annotations
 
 import json
-import multiprocessing
-import signal
 import statistics
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from nerf_dfa.errors import UserError
 from nerf_dfa.files import write_text
 from nerf_dfa.machine import machine
-from nerf_dfa.training.devices import keep_freed_memory
+from nerf_dfa.training.workers import Routine, drive
 
 # (settings, seed, folder for checkpoints or None) -> what was measured: numbers for JSON, "seconds" among them.
 Train = Callable[[Any, int, Path | None], dict[str, Any]]
@@ -71,38 +66,18 @@ def run_cells(
     """
     out.mkdir(parents=True, exist_ok=True)
     todo = [(cell, seed) for cell in cells for seed in range(seeds) if seed not in cell.runs]
-    folders = [out / cell.name / f"seed_{seed}" if save else None for cell, seed in todo]
-    about = machine()
+    about, ended = machine(), 0
 
-    def done(number: int, cell: Cell, seed: int, run: dict[str, Any]) -> None:
-        cell.runs[seed] = run
+    def one(cell: Cell, seed: int) -> Routine:
+        nonlocal ended
+        cell.runs[seed] = run = yield train, cell.settings, seed, out / cell.name / f"seed_{seed}" if save else None
         contents = {"settings": asdict(cell.settings), "machine": about, "runs": dict(sorted(cell.runs.items()))}
         write_text(out / f"{cell.name}.json", json.dumps(contents, indent=1) + "\n")
+        ended += 1
         text = f"{cell.name}, seed {seed}: {score(run):.3f}, {run['seconds']} s"
-        print(f"{number}/{len(todo)}: {text}", file=sys.stderr, flush=True)
+        print(f"{ended}/{len(todo)}: {text}", file=sys.stderr, flush=True)
 
-    if jobs == 1 or not todo:
-        for number, ((cell, seed), folder) in enumerate(zip(todo, folders, strict=True), 1):
-            done(number, cell, seed, train(cell.settings, seed, folder))
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, len(todo)), mp_context=context, initializer=_start_worker) as pool:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which they inherit: only their trainers heed Ctrl-C
-        futures: dict[Future, tuple[Cell, int]] = {
-            pool.submit(train, cell.settings, seed, folder): (cell, seed)
-            for (cell, seed), folder in zip(todo, folders, strict=True)
-        }
-        signal.signal(signal.SIGINT, before)
-        try:
-            for number, future in enumerate(as_completed(futures), 1):
-                done(number, *futures[future], future.result())
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    torch.set_num_threads(1)
-    keep_freed_memory()
+    drive([one(cell, seed) for cell, seed in todo], jobs)
 
 
 def cost(cells: Sequence[Cell], seeds: int) -> str:

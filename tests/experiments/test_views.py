@@ -141,7 +141,7 @@ def test_the_rate_is_chosen_on_training_views_held_out(study, run, tmp_path, mon
     path = study(**{"seeds = 2": "seeds = 2\nrates = 0.5 1 2\nsearch_steps = 3"})
     status, table, _ = run(path, "--columns", "grid")
     assert status == 0
-    assert calls[:4] == [(1000, 0.5, 3), (1000, 1.0, 3), (1000, 2.0, 3), (0, 1.0, None)]
+    assert calls[:10] == 3 * [(1000, 0.5, 3), (1000, 1.0, 3), (1000, 2.0, 3)] + [(0, 1.0, None)]  # of three rows
     assert {call[1] for call in calls if call[2] is None} == {1.0}
     assert "20.50 ± 0.71 (1)" in table
 
@@ -166,6 +166,21 @@ def test_rates_beyond_those_named_are_tried_while_the_best_is_at_the_edge(study,
     assert status == 0
     assert calls == 2 * tried  # of bp and dfa
     assert f"20.00 {shown}" in table
+
+
+def test_runs_in_two_processes_give_the_same(study, run, tmp_path):
+    path = study(**{"seeds = 2": "seeds = 1\nrates = 0.5 1\nsearch_steps = 3"})
+    tables, runs = [], []
+    for jobs in "12":
+        status, table, _ = run(path, "--columns", "grid", "--jobs", jobs, "--out", str(tmp_path / jobs))
+        assert status == 0
+        tables.append([line.split("<br>")[0] for line in table.splitlines()])
+        found = json.loads((tmp_path / jobs / "trial.json").read_text())["runs"]
+        runs.append({key: run.get("psnr", run.get("val_psnr")) for key, run in found.items()})
+    assert tables[0] == tables[1]
+    assert runs[0] == runs[1]
+    one, other = (sorted(path.name for path in (tmp_path / jobs / "trial").iterdir()) for jobs in "12")
+    assert one == other
 
 
 @pytest.mark.parametrize("written", ["--preset dfa-best", "--preset=dfa-best"])
