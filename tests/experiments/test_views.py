@@ -263,7 +263,7 @@ def test_a_column_that_is_not_there(study, run):
     assert "no column 'voxels'; it has mlp; grid" in error
 
 
-@pytest.mark.parametrize("name", VIEWS)
+@pytest.mark.parametrize("name", sorted({*VIEWS, *(path.stem for path in views.CONFIGS.glob("*.txt"))}))
 def test_the_studies_that_come_with_the_program_are_whole(name, tmp_path):
     """Every cell's flags are train.py's, with a config that exists."""
     study = read_study(views.CONFIGS / f"{name}.txt")
