@@ -30,13 +30,18 @@ HOLD_OUT = 10
 ALIGNMENTS = 10  # times that the alignment is measured, evenly over the steps
 
 
+class NeverBegan(UserError):
+    """Every initialisation collapsed."""
+
+
 def run_cell(
     flags: Sequence[str], seed: int, factor: float = 1.0, search_steps: int | None = None
 ) -> tuple[dict[str, Any], UInt8[Tensor, "height width 3"] | None]:
     """Trains by the flags and measures.
 
     factor: of the learning rates. search_steps: a trial of so many steps, with the schedule shortened to them, on some
-    of the training views, whose result is "val_psnr" on the others.
+    of the training views, whose result is "val_psnr" on the others (None: every initialisation collapsed).
+    Raises NeverBegan where a run that is no trial did that.
 
     Returns:
         numbers (psnr: the mean over all test views, from 8-bit pixels, in dB), and the first test view; None in a
@@ -57,7 +62,12 @@ def run_cell(
         scene = held_out(scene)
     if not scene.split["train"] or not scene.split["val" if search_steps else "test"]:
         raise UserError(f"{options.datadir}: a study needs training and test views")
-    trainer, alignment = train(options, scene, device)
+    try:
+        trainer, alignment = train(options, scene, device)
+    except NeverBegan:
+        if search_steps is None:
+            raise
+        return {"restarts": RESTARTS, "lrate": options.lrate, "val_psnr": None}, None
     result: dict[str, Any] = {
         "steps": trainer.finished,
         "seconds": trainer.seconds,
@@ -105,7 +115,7 @@ def train(options: Options, scene: Scene, device: torch.device) -> tuple[Trainer
         except Collapsed:
             continue
         return trainer, alignment
-    raise UserError(f"{options.expname}: collapsed at each of {RESTARTS + 1} initialisations")
+    raise NeverBegan(f"{options.expname}: collapsed at each of {RESTARTS + 1} initialisations")
 
 
 def test_scores(

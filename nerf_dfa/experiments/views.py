@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -96,8 +97,10 @@ def _rate(
             steps = study.search_steps or int(_last(flags, "--N_iters"))
             run, _ = yield run_cell, flags, SEARCH_SEED, rate, steps
             _keep(result, path, key, study, row, column, {"rate": rate, **run})
-            say(f"{study.name}: {key}: {run['val_psnr']:.2f} dB on views held out")
-        found[rate] = result["runs"][key]["val_psnr"]
+            score = "collapsed" if run["val_psnr"] is None else f"{run['val_psnr']:.2f} dB on views held out"
+            say(f"{study.name}: {key}: {score}")
+        score = result["runs"][key]["val_psnr"]
+        found[rate] = -math.inf if score is None else score
     return best()
 
 

@@ -223,6 +223,42 @@ def test_a_collapsed_run_begins_anew_and_is_counted(study, run, tmp_path, monkey
     assert "3 runs, of which 3 collapsed and began anew (6 times)" in table
 
 
+def collapsing_from(lrate, monkeypatch):
+    """From this learning rate on every run collapses at every initialisation."""
+    make = cells.make_trainer
+
+    def collapsing(options, scene, device, attempt=0):
+        trainer = make(options, scene, device, attempt)
+
+        def collapse(progress):
+            raise Collapsed(progress.step)
+
+        if options.lrate >= lrate:
+            trainer.every(1, collapse)
+        return trainer
+
+    monkeypatch.setattr(cells, "make_trainer", collapsing)
+
+
+def test_a_rate_at_which_nothing_begins_is_not_chosen(study, run, tmp_path, monkeypatch):
+    collapsing_from(1e-3, monkeypatch)  # twice the default
+    path = study(**{"seeds = 2": "seeds = 1\nrates = 1 2\nsearch_steps = 3"})
+    for _ in range(2):  # and again from the file
+        status, table, _ = run(path, "--columns", "grid")
+        assert status == 0
+    found = results(tmp_path)
+    assert found["bp | grid | rate 2"]["val_psnr"] is None
+    assert found["bp | grid | seed 0"]["rate"] <= 1
+
+
+def test_a_run_that_never_begins_is_one_line(study, run, tmp_path, monkeypatch):
+    collapsing_from(0, monkeypatch)
+    status, _, error = run(study(), "--columns", "grid")
+    assert status == 2
+    assert "collapsed at each of 5 initialisations" in error
+    assert error.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
