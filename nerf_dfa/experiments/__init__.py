@@ -12,4 +12,4 @@ EXPERIMENTS = {
     **dict.fromkeys(VIEWS, views.views),
 }
 
-__all__ = ["EXPERIMENTS"]
+__all__ = ["EXPERIMENTS", "VIEWS"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from nerf_dfa.experiments import EXPERIMENTS
+from nerf_dfa.experiments import EXPERIMENTS, VIEWS
 from nerf_dfa.training.devices import keep_freed_memory
 from nerf_dfa.training.program import positive, run_program
 
@@ -39,6 +39,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--threads", type=positive, default=1, help="of torch; more hardly help at this size")
     arguments = parser.parse_args(argv)
+    if arguments.name not in VIEWS and (arguments.columns or arguments.jobs > 1):
+        parser.error(f"--columns and --jobs have no effect on {arguments.name}; leave them out")
+    if arguments.threads > 1 and arguments.jobs > 1:
+        parser.error("with --jobs every run has one thread; leave --threads out")
     torch.set_num_threads(arguments.threads)
     return run_program("experiments", lambda: EXPERIMENTS[arguments.name](arguments))
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
@@ -36,7 +37,7 @@ class NeverBegan(UserError):
 
 def run_cell(
     flags: Sequence[str], seed: int, factor: float = 1.0, search_steps: int | None = None
-) -> tuple[dict[str, Any], UInt8[Tensor, "height width 3"] | None]:
+) -> tuple[dict[str, Any], UInt8[np.ndarray, "height width 3"] | None]:
     """Trains by the flags and measures.
 
     factor: of the learning rates. search_steps: a trial of so many steps, with the schedule shortened to them, on some
@@ -81,7 +82,7 @@ def run_cell(
     if search_steps is not None:
         return result | trainer.task.evaluate(trainer.model), None
     scores, first = test_scores(trainer, options, scene)
-    return result | scores, first
+    return result | scores, first.numpy()
 
 
 def with_rates(options: Options, factor: float) -> Options:

@@ -18,7 +18,7 @@ from nerf_dfa.training.cells import line, mean_std
 DUAL = {"psnr_dual_pixels": "dual, mean of pixels", "psnr_dual_raw": "dual, mean of raw outputs"}
 MEASURED = (
     "PSNR in dB over {views} test views (8-bit pixels, mean of the views'), mean ± standard deviation over {seeds}. "
-    "Below it what one seed's training took, in seconds{over}.{rates}"
+    "Below it what one seed's training took, in seconds{over}{beside}.{rates}"
 )
 
 
@@ -91,12 +91,14 @@ def markdown(cells: Cells) -> str:
         else ""
     )
     views = sorted({run["views"] for run in runs})
+    jobs = max(run.get("jobs", 1) for run in runs)
     lines += [
         "",
         MEASURED.format(
             views=" or ".join(map(str, views)),
             seeds=f"{study.seeds} seed{'s' * (study.seeds > 1)}",
             over=f", and over that of {study.rows[0].name}" if len(study.rows) > 1 else "",
+            beside=f", with up to {jobs} runs at a time" if jobs > 1 else "",
             rates=searched,
         ),
         f"{len(runs)} runs, of which {sum(run['restarts'] > 0 for run in runs)} collapsed and began anew "

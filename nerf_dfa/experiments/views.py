@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -47,61 +46,67 @@ def run_study(study: Study, out: Path, data: Path, jobs: int = 1) -> dict[str, A
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{study.name}.json"
     result = _read(path) if path.exists() else {"study": study.name, "runs": {}}
+    runs = result["runs"]
     cells = [(row, column, study.arguments(row, column, data)) for row, column in study.cells()]
     for row, column, _ in cells:
-        _check(study, row, column, result["runs"], path)
-    rates: dict[str, float] = {}
+        _check(study, row, column, runs, path)
 
-    def search(row: Row, column: Column, flags: list[str]) -> Routine:
-        rates[key_of(row, column, "")] = yield from _rate(study, row, column, flags, result, path)
+    def keep(key: str, row: Row, column: Column, run: dict[str, Any], said: str) -> None:
+        about = {"jobs": jobs, "machine": machine(), "commit": git_commit()}
+        runs[key] = {"flags": _stated(study, row, column), **run, **about}
+        write_text(path, json.dumps(result, indent=1) + "\n")
+        say(f"{study.name}: {key}: {said}")
+
+    def attempt(row: Row, column: Column, flags: list[str], rate: float) -> Routine:
+        key = key_of(row, column, f"rate {rate:g}")
+        if key not in runs:
+            steps = study.search_steps or int(_last(flags, "--N_iters"))
+            run, _ = yield run_cell, flags, SEARCH_SEED, rate, steps
+            score = run["val_psnr"]
+            said = "collapsed" if score is None else f"{score:.2f} dB on views held out"
+            keep(key, row, column, {"rate": rate, **run}, said)
+
+    def extend(row: Row, column: Column, flags: list[str]) -> Routine:
+        while (rate := beyond(study, runs, row, column)) is not None:
+            yield from attempt(row, column, flags, rate)
 
     def train(row: Row, column: Column, flags: list[str], seed: int) -> Routine:
-        key, rate = key_of(row, column, f"seed {seed}"), rates[key_of(row, column, "")]
-        if key in result["runs"]:
+        key, rate = key_of(row, column, f"seed {seed}"), best_rate(study, runs, row, column)
+        if key in runs:
             return
         run, picture = yield run_cell, flags, seed, rate
-        _keep(result, path, key, study, row, column, {"seed": seed, "rate": rate, **run})
         (out / study.name).mkdir(exist_ok=True)
         write_png(picture_path(out, study, row, column, seed), picture)
-        say(f"{study.name}: {key}: {run['psnr']:.2f} dB, {run['seconds']:.0f} s")
+        said = f"{run['psnr']:.2f} dB, {run['seconds']:.0f} s"
+        keep(key, row, column, {"seed": seed, "rate": rate, **run}, said)
 
-    drive([search(*cell) for cell in cells], jobs)
+    if len(study.rates) > 1:
+        drive([attempt(*cell, rate) for rate in study.rates for cell in cells], jobs)
+        drive([extend(*cell) for cell in cells], jobs)
     drive([train(*cell, seed) for seed in range(study.seeds) for cell in cells], jobs)
     return result
 
 
-def _rate(
-    study: Study, row: Row, column: Column, flags: list[str], result: dict[str, Any], path: Path
-) -> Generator[tuple[Any, ...], Any, float]:
-    """The factor of the learning rates with the best PSNR on training views that were held out.
+def tried(runs: dict[str, Any], row: Row, column: Column) -> dict[float, float]:
+    """PSNR on views held out by the factor of the learning rates; -inf where every initialisation collapsed."""
+    of_cell = [run for key, run in runs.items() if key.startswith(key_of(row, column, "rate "))]
+    return {run["rate"]: -math.inf if run["val_psnr"] is None else run["val_psnr"] for run in of_cell}
 
-    While the best one is the least or the largest that was tried, half of it or twice is tried too; at most EXTENSIONS
-    times.
-    """
+
+def best_rate(study: Study, runs: dict[str, Any], row: Row, column: Column) -> float:
+    """The factor of the learning rates with the best PSNR on training views that were held out; the least of equals."""
     if len(study.rates) == 1:
         return study.rates[0]
-    found: dict[float, float] = {}
+    found = tried(runs, row, column)
+    return max(sorted(found), key=found.__getitem__)
 
-    def best() -> float:
-        return max(sorted(found), key=found.__getitem__)
 
-    for trial in range(len(study.rates) + EXTENSIONS):
-        if trial < len(study.rates):
-            rate = study.rates[trial]
-        elif min(found) < best() < max(found):
-            break
-        else:
-            rate = best() / 2 if best() == min(found) else best() * 2
-        key = key_of(row, column, f"rate {rate:g}")
-        if key not in result["runs"]:
-            steps = study.search_steps or int(_last(flags, "--N_iters"))
-            run, _ = yield run_cell, flags, SEARCH_SEED, rate, steps
-            _keep(result, path, key, study, row, column, {"rate": rate, **run})
-            score = "collapsed" if run["val_psnr"] is None else f"{run['val_psnr']:.2f} dB on views held out"
-            say(f"{study.name}: {key}: {score}")
-        score = result["runs"][key]["val_psnr"]
-        found[rate] = -math.inf if score is None else score
-    return best()
+def beyond(study: Study, runs: dict[str, Any], row: Row, column: Column) -> float | None:
+    """The rate to try next, half or twice the best one if that is the least or largest; at most EXTENSIONS of them."""
+    found, best = tried(runs, row, column), best_rate(study, runs, row, column)
+    if min(found) < best < max(found) or len(found) >= len(study.rates) + EXTENSIONS:
+        return None
+    return best / 2 if best == min(found) else best * 2
 
 
 def _last(flags: list[str], name: str) -> str:
@@ -109,14 +114,6 @@ def _last(flags: list[str], name: str) -> str:
     if not places:
         raise UserError(f"rates are tried for {name} steps: state it in the study's flags, or search_steps")
     return flags[places[-1] + 1]
-
-
-def _keep(
-    result: dict[str, Any], path: Path, key: str, study: Study, row: Row, column: Column, run: dict[str, Any]
-) -> None:
-    stated = _stated(study, row, column)
-    result["runs"][key] = {"flags": stated, **run, "machine": machine(), "commit": git_commit()}
-    write_text(path, json.dumps(result, indent=1) + "\n")
 
 
 def _stated(study: Study, row: Row, column: Column) -> list[str]:

@@ -60,7 +60,7 @@ def run_cells(
     jobs: int = 1,
     save: bool = False,
 ) -> None:
-    """Trains what the cells do not have yet, `jobs` runs at a time in processes of their own, one thread each.
+    """Trains what the cells do not have yet, `jobs` runs at a time, in processes of one thread each if above 1.
 
     score: of a run, shown as it ends. save: a run's checkpoints go to out/NAME/seed_N.
     """

@@ -1,4 +1,4 @@
-"""Many independent calls, some at a time, each in a process of its own.
+"""Many independent calls, some at a time, in processes that are kept for them.
 
 A routine is a generator that yields calls, (function, *arguments), and is sent what each returned:
 
@@ -12,14 +12,20 @@ A routine is a generator that yields calls, (function, *arguments), and is sent 
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
+import os
 import signal
+import sys
+import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 
+from nerf_dfa.errors import UserError
 from nerf_dfa.training.devices import keep_freed_memory
 
 Routine = Generator[tuple[Any, ...], Any, None]
@@ -27,10 +33,11 @@ Submit = Callable[..., Future]
 
 
 def drive(routines: Sequence[Routine], jobs: int = 1) -> None:
-    """Runs the routines, begun in their order, `jobs` calls at a time; one job: in this process.
+    """Runs the routines, begun in their order, `jobs` calls at a time, each of one thread; one job: in this process.
 
     The routines themselves run in this thread, a step whenever a call of theirs has ended. What a call raises is raised
-    here, and ends all.
+    here: no other begins then, and those that have begun still end and reach their routines. Ctrl-C ends all at once.
+    Raises UserError if a process was killed.
     """
     waiting, running = list(reversed(routines)), {}
 
@@ -41,12 +48,24 @@ def drive(routines: Sequence[Routine], jobs: int = 1) -> None:
             return
         running[submit(*call)] = routine
 
-    with _processes(min(jobs, len(routines))) as submit:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                advance(waiting.pop())
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                advance(running.pop(future), future.result())
+    with _processes(jobs) as submit:
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    advance(waiting.pop())
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    advance(running.pop(future), future.result())
+        except BrokenProcessPool:
+            raise UserError(
+                "one of the processes was killed (out of memory?); with fewer --jobs the same command goes on"
+            ) from None
+        except Exception as error:
+            if running:
+                print(f"{error}\nWaiting for what has begun ({len(running)})", file=sys.stderr, flush=True)
+            for future, routine in running.items():
+                with suppress(Exception):
+                    routine.send(future.result())
+            raise
 
 
 @contextmanager
@@ -59,16 +78,16 @@ def _processes(jobs: int) -> Iterator[Submit]:
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker) as pool:
 
         def submit(function: Callable[..., Any], *arguments: Any) -> Future:
-            before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which they inherit: only trainers heed Ctrl-C
+            before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which they inherit: only calls heed Ctrl-C
             try:
-                return pool.submit(function, *arguments)
+                return pool.submit(_heeding, function, *arguments)
             finally:
                 signal.signal(signal.SIGINT, before)
 
         try:
             yield submit
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _here(function: Callable[..., Any], *arguments: Any) -> Future:
@@ -77,6 +96,22 @@ def _here(function: Callable[..., Any], *arguments: Any) -> Future:
     return future
 
 
+def _heeding(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The call, in a worker, which Ctrl-C interrupts; between calls it does nothing."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return function(*arguments)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _start_worker() -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for its next call for ever."""
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)

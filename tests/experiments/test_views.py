@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from nerf_dfa.errors import UserError
@@ -135,13 +134,14 @@ def test_the_rate_is_chosen_on_training_views_held_out(study, run, tmp_path, mon
         found = {"restarts": 0, "views": 1, "seconds": 1.0}
         if search_steps is not None:
             return {**found, "val_psnr": score}, None
-        return {**found, "psnr": 20.0 + seed}, torch.zeros(4, 4, 3, dtype=torch.uint8)
+        return {**found, "psnr": 20.0 + seed}, np.zeros((4, 4, 3), np.uint8)
 
     monkeypatch.setattr(views, "run_cell", fake)
     path = study(**{"seeds = 2": "seeds = 2\nrates = 0.5 1 2\nsearch_steps = 3"})
     status, table, _ = run(path, "--columns", "grid")
     assert status == 0
-    assert calls[:10] == 3 * [(1000, 0.5, 3), (1000, 1.0, 3), (1000, 2.0, 3)] + [(0, 1.0, None)]  # of three rows
+    trials = [(1000, rate, 3) for rate in (0.5, 1.0, 2.0) for _ in range(3)]  # of three rows
+    assert calls[:10] == [*trials, (0, 1.0, None)]
     assert {call[1] for call in calls if call[2] is None} == {1.0}
     assert "20.50 ± 0.71 (1)" in table
 
@@ -158,13 +158,13 @@ def test_rates_beyond_those_named_are_tried_while_the_best_is_at_the_edge(study,
         if search_steps is not None:
             calls.append(factor)
             return {**found, "val_psnr": -abs(np.log(factor / best))}, None
-        return {**found, "psnr": 20.0}, torch.zeros(4, 4, 3, dtype=torch.uint8)
+        return {**found, "psnr": 20.0}, np.zeros((4, 4, 3), np.uint8)
 
     monkeypatch.setattr(views, "run_cell", fake)
     path = study(**{"seeds = 2": "seeds = 1\nrates = 1 2\nsearch_steps = 3", "only = grid": "only = mlp"})
     status, table, _ = run(path, "--columns", "grid")
     assert status == 0
-    assert calls == 2 * tried  # of bp and dfa
+    assert sorted(calls) == sorted(2 * tried)  # of bp and dfa
     assert f"20.00 {shown}" in table
 
 
@@ -174,7 +174,8 @@ def test_runs_in_two_processes_give_the_same(study, run, tmp_path):
     for jobs in "12":
         status, table, _ = run(path, "--columns", "grid", "--jobs", jobs, "--out", str(tmp_path / jobs))
         assert status == 0
-        tables.append([line.split("<br>")[0] for line in table.splitlines()])
+        tables.append([line.split("<br>")[0] for line in table.splitlines() if line.startswith("|")])
+        assert ("with up to 2 runs at a time" in table) == (jobs == "2")
         found = json.loads((tmp_path / jobs / "trial.json").read_text())["runs"]
         runs.append({key: run.get("psnr", run.get("val_psnr")) for key, run in found.items()})
     assert tables[0] == tables[1]
@@ -244,8 +245,7 @@ def test_a_rate_at_which_nothing_begins_is_not_chosen(study, run, tmp_path, monk
     collapsing_from(1e-3, monkeypatch)  # twice the default
     path = study(**{"seeds = 2": "seeds = 1\nrates = 1 2\nsearch_steps = 3"})
     for _ in range(2):  # and again from the file
-        status, table, _ = run(path, "--columns", "grid")
-        assert status == 0
+        assert run(path, "--columns", "grid")[0] == 0
     found = results(tmp_path)
     assert found["bp | grid | rate 2"]["val_psnr"] is None
     assert found["bp | grid | seed 0"]["rate"] <= 1
@@ -282,6 +282,20 @@ def test_mistakes_are_one_line(study, run, old, new, words, tiny_scene):
     assert error.count("\n") == 1
     for word in words:
         assert word in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["practices", "--jobs", "2"], "no effect on practices"),
+        (["bottleneck", "--columns", "lego"], "no effect on bottleneck"),
+        (["gap", "--jobs", "2", "--threads", "2"], "leave --threads out"),
+    ],
+)
+def test_flags_that_would_do_nothing_are_refused(arguments, words, capsys):
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert words in capsys.readouterr().err
 
 
 def test_damaged_results_are_named(study, run, tmp_path):
