@@ -31,22 +31,17 @@ HOLD_OUT = 10
 ALIGNMENTS = 10  # times that the alignment is measured, evenly over the steps
 
 
-class NeverBegan(UserError):
-    """Every initialisation collapsed."""
-
-
 def run_cell(
     flags: Sequence[str], seed: int, factor: float = 1.0, search_steps: int | None = None
 ) -> tuple[dict[str, Any], UInt8[np.ndarray, "height width 3"] | None]:
     """Trains by the flags and measures.
 
     factor: of the learning rates. search_steps: a trial of so many steps, with the schedule shortened to them, on some
-    of the training views, whose result is "val_psnr" on the others (None: every initialisation collapsed).
-    Raises NeverBegan where a run that is no trial did that.
+    of the training views, whose result is "val_psnr" on the others.
 
     Returns:
-        numbers (psnr: the mean over all test views, from 8-bit pixels, in dB), and the first test view; None in a
-        trial.
+        numbers (psnr: the mean over all test views, from 8-bit pixels, in dB; None if every initialisation collapsed),
+        and the first test view; None in a trial, or without a PSNR.
     """
     options, given, _ = parse([*flags, "--seed", str(seed)])
     dataset_type = scene_format(options)
@@ -63,12 +58,10 @@ def run_cell(
         scene = held_out(scene)
     if not scene.split["train"] or not scene.split["val" if search_steps else "test"]:
         raise UserError(f"{options.datadir}: a study needs training and test views")
-    try:
-        trainer, alignment = train(options, scene, device)
-    except NeverBegan:
-        if search_steps is None:
-            raise
-        return {"restarts": RESTARTS, "lrate": options.lrate, "val_psnr": None}, None
+    trained = train(options, scene, device)
+    if trained is None:
+        return {"restarts": RESTARTS, "lrate": options.lrate, "val_psnr" if search_steps else "psnr": None}, None
+    trainer, alignment = trained
     result: dict[str, Any] = {
         "steps": trainer.finished,
         "seconds": trainer.seconds,
@@ -98,8 +91,11 @@ def held_out(scene: Scene) -> Scene:
     return replace(scene, split={**scene.split, "train": tuple(i for i in train if i not in val), "val": val})
 
 
-def train(options: Options, scene: Scene, device: torch.device) -> tuple[Trainer, list[dict[str, Any]]]:
-    """The trained field, begun anew where it collapsed; and its alignment over training, if the options want it."""
+def train(options: Options, scene: Scene, device: torch.device) -> tuple[Trainer, list[dict[str, Any]]] | None:
+    """The trained field, begun anew where it collapsed; and its alignment over training, if the options want it.
+
+    None: it collapsed every time.
+    """
     for attempt in range(RESTARTS + 1):
         trainer, alignment = make_trainer(options, scene, device, attempt), []
 
@@ -116,7 +112,7 @@ def train(options: Options, scene: Scene, device: torch.device) -> tuple[Trainer
         except Collapsed:
             continue
         return trainer, alignment
-    raise NeverBegan(f"{options.expname}: collapsed at each of {RESTARTS + 1} initialisations")
+    return None
 
 
 def test_scores(

@@ -45,8 +45,8 @@ class Cells:
         return [self.runs[key_of(row, column, f"seed {seed}")] for seed in range(self.study.seeds)]
 
     def values(self, row: Row, column: Column, what: str = "psnr") -> list[float]:
-        """Every seed's; none where the cell has no such number."""
-        return [run[what] for run in self.seeds(row, column) if what in run]
+        """Every seed's; none of those that have no such number, or that never began."""
+        return [run[what] for run in self.seeds(row, column) if run.get(what) is not None]
 
     def at_edge(self, row: Row, column: Column) -> bool:
         """Whether the learning rate found is the largest or the least of those that were tried."""
@@ -90,7 +90,8 @@ def markdown(cells: Cells) -> str:
         if len(study.rates) > 1
         else ""
     )
-    views = sorted({run["views"] for run in runs})
+    views = sorted({run["views"] for run in runs if "views" in run})
+    never = sum(run["psnr"] is None for run in runs)
     jobs = max(run.get("jobs", 1) for run in runs)
     lines += [
         "",
@@ -102,7 +103,7 @@ def markdown(cells: Cells) -> str:
             rates=searched,
         ),
         f"{len(runs)} runs, of which {sum(run['restarts'] > 0 for run in runs)} collapsed and began anew "
-        f"({collapsed} times).",
+        f"({collapsed} times)" + (f"; {never} collapsed at every initialisation." if never else "."),
     ]
     lines += [study.note] if study.note else []
     machines = sorted({_machine(run["machine"]) for run in runs})
@@ -116,10 +117,14 @@ def _cell(cells: Cells, row: Row, column: Column) -> str:
     if not seeds:
         return ""
     rate = f" ({seeds[0]['rate']:g}{'*' * cells.at_edge(row, column)})" if len(cells.study.rates) > 1 else ""
+    values = cells.values(row, column)
+    if not values:
+        return f"collapsed{rate}"
+    began = f", {len(values)} of {len(seeds)} seeds" if len(values) < len(seeds) else ""
     seconds = statistics.fmean(cells.values(row, column, "seconds"))
     first = cells.values(cells.study.rows[0], column, "seconds")
     ratio = f", {seconds / statistics.fmean(first):.2f}" if first and row != cells.study.rows[0] else ""
-    return f"{mean_std(cells.values(row, column), 2)}{rate}<br>{seconds:.0f} s{ratio}"
+    return f"{mean_std(values, 2)}{began}{rate}<br>{seconds:.0f} s{ratio}"
 
 
 def published(columns: Sequence[Column]) -> dict[str, list[str]]:
@@ -161,7 +166,7 @@ def pictures(Figure: type, cells: Cells, out: Path) -> Any:
     for panel_row, column in zip(panels, study.columns, strict=True):
         for axes, row in zip(panel_row, study.rows, strict=True):
             axes.axis("off")
-            if cells.seeds(row, column):
+            if picture_path(out, study, row, column, 0).exists() and cells.values(row, column):
                 with Image.open(picture_path(out, study, row, column, 0)) as image:
                     axes.imshow(np.asarray(image))
                 axes.set_title(f"{row.name}: {cells.values(row, column)[0]:.2f} dB", fontsize=9)

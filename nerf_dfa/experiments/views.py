@@ -75,9 +75,11 @@ def run_study(study: Study, out: Path, data: Path, jobs: int = 1) -> dict[str, A
         if key in runs:
             return
         run, picture = yield run_cell, flags, seed, rate
-        (out / study.name).mkdir(exist_ok=True)
-        write_png(picture_path(out, study, row, column, seed), picture)
-        said = f"{run['psnr']:.2f} dB, {run['seconds']:.0f} s"
+        said = "collapsed at every initialisation"
+        if picture is not None:
+            (out / study.name).mkdir(exist_ok=True)
+            write_png(picture_path(out, study, row, column, seed), picture)
+            said = f"{run['psnr']:.2f} dB, {run['seconds']:.0f} s"
         keep(key, row, column, {"seed": seed, "rate": rate, **run}, said)
 
     if len(study.rates) > 1:

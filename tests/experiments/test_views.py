@@ -251,12 +251,15 @@ def test_a_rate_at_which_nothing_begins_is_not_chosen(study, run, tmp_path, monk
     assert found["bp | grid | seed 0"]["rate"] <= 1
 
 
-def test_a_run_that_never_begins_is_one_line(study, run, tmp_path, monkeypatch):
-    collapsing_from(0, monkeypatch)
-    status, _, error = run(study(), "--columns", "grid")
-    assert status == 2
-    assert "collapsed at each of 5 initialisations" in error
-    assert error.count("\n") == 1
+@pytest.mark.parametrize("figure", ["dots", "pictures", "alignment"])
+def test_runs_that_never_begin_are_counted(study, run, tmp_path, monkeypatch, figure):
+    collapsing_from(1e-3, monkeypatch)
+    path = study(figure=figure, **{"--learning_rule bp": "--learning_rule bp --lrate 1e-3"})
+    status, table, _ = run(path, "--columns", "grid")
+    assert status == 0
+    assert results(tmp_path)["bp | grid | seed 0"]["psnr"] is None
+    assert "| bp | collapsed |" in table
+    assert "6 runs, of which 2 collapsed and began anew (8 times); 2 collapsed at every initialisation." in table
 
 
 @pytest.mark.parametrize(
