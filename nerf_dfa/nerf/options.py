@@ -60,13 +60,14 @@ PRESETS = {
     "paper": "--field mlp --learning_rule dfa --feedback uniform --netdepth 4 --netwidth 128 --netdepth_fine 4 "
     "--netwidth_fine 128 --use_viewdirs --feature_relu --density_activation relu --output_bias random "
     "--N_samples 64 --N_importance 128 --occupancy 0",
-    # The best that was measured without transporting a weight: docs/results.md.
+    # The best that was measured without transporting a weight, directly and from layer to layer: docs/results.md.
     "dfa-best": "--learning_rule mdfa --probe_first 100 --probe_every 2 --probe_average 0.1 --feedback_outputs own "
     "--feedback_block 2 --grid_gradient mirror --error_kept 0.9999 --output_bias mean",
+    "mirror-best": "--learning_rule mirror --error_kept 0.9999 --output_bias mean",
 }
 
 # What `learning` makes flags of.
-LEARNERS = [*FIELD_RULES, "dfa-best"]
+LEARNERS = [*FIELD_RULES, "dfa-best", "mirror-best"]
 
 
 def learning(name: str) -> list[str]:
@@ -86,7 +87,7 @@ class Options:
     preset: str | None = option(
         None,
         "several flags at once, above the config file's and below your own; paper: the DFA paper's method and network; "
-        "dfa-best: the best learning without weight transport",
+        "dfa-best: the best by direct feedback; mirror-best: the best of all without weight transport, layer by layer",
         choices=list(PRESETS),
     )
     # where things are
