@@ -55,11 +55,11 @@ def light_before(
     """
     running = optical_depth.double().cumsum(0)
     before = running - optical_depth
-    counts = torch.bincount(ray, minlength=rays)
-    ends = counts.cumsum(0)
     padded = torch.cat([running.new_zeros(1), running])
-    start = padded[ends - counts]
-    return torch.exp(start[ray] - before).float(), torch.exp(start - padded[ends]).float()
+    # Where each ray's samples begin and end; unlike a count of them this keeps no host waiting.
+    at = padded[torch.searchsorted(ray, torch.arange(rays + 1, device=ray.device))]
+    start, end = at[:-1], at[1:]
+    return torch.exp(start[ray] - before).float(), torch.exp(start - end).float()
 
 
 class Seen(NamedTuple):
