@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 PROJECT = Path(__file__).resolve().parents[1]
+CHANGES = ("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)docs")
 
 
 def machine() -> dict[str, str | int | None]:
@@ -32,14 +33,14 @@ def machine() -> dict[str, str | int | None]:
 def git_commit() -> str | None:
     """Short hash of the checkout that this program runs from, with "+dirty" if tracked files were changed.
 
-    None outside a checkout of the project (an installed package, for one), before its first commit, or
-    without git.
+    Those of docs/ do not count: what a study writes there is no other program for its next run. None outside a
+    checkout of the project (an installed package, for one), before its first commit, or without git.
     """
     try:
         if Path(_git("rev-parse", "--show-toplevel")).resolve() != PROJECT:
             return None
         commit = _git("rev-parse", "--short", "HEAD")
-        return commit + ("+dirty" if _git("status", "--porcelain", "--untracked-files=no") else "")
+        return commit + ("+dirty" if _git(*CHANGES) else "")
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
 

@@ -25,11 +25,14 @@ class TestGitCommit:
         checkout("init")
         assert git_commit() is None  # no commit yet
         (tmp_path / "file").write_text("1")
-        checkout("add", "file")
+        (tmp_path / "docs").mkdir()
+        (tmp_path / "docs" / "table").write_text("1")
+        checkout("add", ".")
         checkout("commit", "-m", "one")
         commit = checkout("rev-parse", "--short", "HEAD")
         assert git_commit() == commit
         (tmp_path / "untracked").touch()
+        (tmp_path / "docs" / "table").write_text("2")
         assert git_commit() == commit
         (tmp_path / "file").write_text("2")
         assert git_commit() == commit + "+dirty"
