@@ -57,6 +57,7 @@ MODES = {
     "grid": ["--field", "grid", "--grid_min", "4", "--grid_max", "8", "--grid_levels", "2"],
     "dfa-best": "--preset dfa-best --field grid --grid_min 4 --grid_max 8 --N_points 64".split(),
     "dfa-best, MLP": ["--preset", "dfa-best", "--activation", "tanh", "--warmup", "2", "--occupancy", "8"],
+    "mirror-best": ["--preset", "mirror-best", "--occupancy", "8"],
     "a feedback with its own rate": "--learning_rule dkp --feedback_lrate 1e-3".split(),
     "the paper's density, noise, disparity": "--density_activation relu --raw_noise_std 1 --lindisp".split(),
     "one image, precrop, no jitter": "--no_batching --precrop_iters 3 --perturb 0".split(),
@@ -175,7 +176,7 @@ def test_alignment_is_logged_and_reported_and_does_not_change_the_run(flags, run
     assert f"coarse.layer_1 {layers['coarse.layer_1']['mean']:+.3f}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("rule", ["bp", "dfa-best"])
+@pytest.mark.parametrize("rule", ["bp", "dfa-best", "mirror-best"])
 def test_alignment_and_resuming_where_only_part_of_the_error_goes_back(rule, flags, run, tmp_path):
     flags = [*flags, *learning(rule), "--error_kept", "0.99"]
     assert train.main([*flags, "--i_alignment", "3", "--N_iters", "4"]) == 0
