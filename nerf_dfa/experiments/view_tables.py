@@ -176,25 +176,24 @@ def pictures(Figure: type, cells: Cells, out: Path) -> Any:
 def alignments(Figure: type, cells: Cells, out: Path) -> Any:
     """Mean cosine of feedback and gradient, layer by layer over training, seed 0; a panel for each cell."""
     study = cells.study
-    chosen = [
-        (row, column, cells.seeds(row, column)[0]["alignment"])
-        for row in study.rows
-        for column in study.columns
-        if cells.seeds(row, column) and cells.seeds(row, column)[0].get("alignment")
-    ]
-    figure = Figure(figsize=(4 * max(1, len(chosen)), 3.2), layout="constrained")
-    panels = figure.subplots(1, max(1, len(chosen)), sharey=True, squeeze=False)[0]
-    for axes, (row, column, measured) in zip(panels, chosen, strict=False):
-        names = measured[-1]["layers"]
-        for number, name in enumerate(names):
-            curve = [at["layers"][name]["mean"] for at in measured]
-            color = 0.1 + 0.8 * number / max(1, len(names) - 1)
-            axes.plot([at["step"] for at in measured], curve, color=(color, 0.3, 1 - color), label=name)
-        axes.set_title(f"{row.name}, {column.name}", fontsize=9)
+    shape = len(study.columns), len(study.rows)
+    figure = Figure(figsize=(4 * shape[1], 3.2 * shape[0]), layout="constrained")
+    panels = figure.subplots(*shape, sharey=True, squeeze=False)
+    for panel_row, column in zip(panels, study.columns, strict=True):
+        for axes, row in zip(panel_row, study.rows, strict=True):
+            axes.set_title(f"{row.name}, {column.name}", fontsize=9)
+            measured = [at for run in cells.seeds(row, column)[:1] for at in run.get("alignment", [])]
+            names = measured[-1]["layers"] if measured else []
+            for number, name in enumerate(names):
+                curve = [at["layers"][name]["mean"] for at in measured]
+                color = 0.1 + 0.8 * number / max(1, len(names) - 1)
+                axes.plot([at["step"] for at in measured], curve, color=(color, 0.3, 1 - color), label=name)
+            axes.grid(alpha=0.3)
+            if names:
+                axes.legend(fontsize=6)
+        panel_row[0].set_ylabel("cosine of feedback and gradient")
+    for axes in panels[-1]:
         axes.set_xlabel("step")
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=6)
-    panels[0].set_ylabel("cosine of feedback and gradient")
     return figure
 
 
