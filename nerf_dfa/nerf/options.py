@@ -87,7 +87,7 @@ class Options:
     preset: str | None = option(
         None,
         "several flags at once, above the config file's and below your own; paper: the DFA paper's method and network; "
-        "dfa-best: the best by direct feedback without weight transport; mirror-best: the best from layer to layer without it",
+        "dfa-best and mirror-best: the best without weight transport, by direct feedback and from layer to layer",
         choices=list(PRESETS),
     )
     # where things are
