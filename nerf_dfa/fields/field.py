@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nerf_dfa.learning import Tape
+from nerf_dfa.learning.room import Room
 
 DensityActivation = Literal["softplus", "relu"]
 Activation = Literal["relu", "tanh", "silu", "sine"]
@@ -38,6 +39,13 @@ def raw_density(density: float, activation: DensityActivation) -> float:
     return SOFTPLUS_SHIFT + math.log(math.expm1(density)) if activation == "softplus" else density
 
 
+class Rooms(NamedTuple):
+    """Space, in a training step, for a field's samples and for those of them that err."""
+
+    samples: Room
+    errors: Room
+
+
 class Field(nn.Module):
     """Base of all fields. A subclass gives `raw`; this class turns raw outputs into density and colour.
 
@@ -52,6 +60,7 @@ class Field(nn.Module):
         super().__init__()
         self.register_buffer("box", box)
         self.density_activation: DensityActivation = density_activation
+        self.rooms = Rooms(Room(), Room())
 
     def raw(
         self, positions: Float[Tensor, "*batch 3"], directions: Float[Tensor, "*#batch 3"]

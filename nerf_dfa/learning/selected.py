@@ -17,44 +17,56 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from nerf_dfa.learning.room import Room
+
 
 class _Selected(torch.autograd.Function):
     """network(*inputs), whose backward is that of a second pass, of the rows that err."""
 
     @staticmethod
-    def forward(ctx, network: Callable[..., Tensor], kept: float, joint: Tensor, *inputs: Tensor) -> Tensor:
+    def forward(
+        ctx, network: Callable[..., Tensor], kept: float, room: Room | None, joint: Tensor, *inputs: Tensor
+    ) -> Tensor:
         device = joint.device.type
-        ctx.network, ctx.kept = network, kept
+        ctx.network, ctx.kept, ctx.room = network, kept, room
         ctx.autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
         ctx.save_for_backward(*inputs)
         return network(*inputs)
 
     @staticmethod
     def backward(ctx, error: Tensor) -> tuple[None, ...]:
-        rows = erring(error, ctx.kept)
+        rows = erring(error, ctx.kept, ctx.room)
         with torch.enable_grad(), torch.autocast(*ctx.autocast):
             y = ctx.network(*(x[rows] for x in ctx.saved_tensors))
         torch.autograd.backward(y, error[rows])
-        return (None,) * (3 + len(ctx.saved_tensors))
+        return (None,) * (4 + len(ctx.saved_tensors))
 
 
-def selected(network: Callable[..., Tensor], kept: float, *inputs: Float[Tensor, "rows _"]) -> Float[Tensor, "rows c"]:
+def selected(
+    network: Callable[..., Tensor], kept: float, *inputs: Float[Tensor, "rows _"], room: Room | None = None
+) -> Float[Tensor, "rows c"]:
     """network(*inputs); `backward` adds to its parameters' `.grad` what the rows give that `erring` chooses.
 
-    network: of rows that do not depend on each other, without random numbers; it is called twice. kept: see `erring`.
+    network: of rows that do not depend on each other, without random numbers; it is called twice. kept, room: see
+    `erring`.
     Nothing flows back to the inputs, and torch.autograd.grad finds no parameter behind y.
     """
     joint = torch.zeros((), device=inputs[0].device, requires_grad=True)  # so that the error comes here at all
-    return _Selected.apply(network, kept, joint, *inputs)
+    return _Selected.apply(network, kept, room, joint, *inputs)
 
 
-def erring(error: Float[Tensor, "rows c"], kept: float) -> Int64[Tensor, " some"]:
+def erring(error: Float[Tensor, "rows c"], kept: float, room: Room | None = None) -> Int64[Tensor, " some"]:
     """The fewest rows that have the share `kept`, in (0, 1], of the squared error; at least one.
 
     Columns count alike, whatever their scale: each is divided by its mean square. 1 keeps every row that errs, but
-    those that rounding in 64 bits loses. How many there are is asked of the device: the host waits for it.
+    those that rounding in 64 bits loses. The host waits to be told how many there are; with a room it takes instead the
+    rows with the largest error that there is space for.
     """
     squares = error.float().square()
     score, order = (squares / squares.mean(0).clamp(min=1e-30)).sum(1).sort(descending=True)
     reached = score.double().cumsum(0)
-    return order[: int((reached < kept * reached[-1]).sum()) + 1]
+    count = (reached < kept * reached[-1]).sum() + 1
+    if room is None:
+        return order[: int(count)]
+    room.note(count, len(order))
+    return order[: room.rows(len(order))]

@@ -177,6 +177,7 @@ def training_settings(options: Options, device: torch.device) -> RenderSettings:
         opaque_end=not options.white_bkgd or (options.density_activation == "relu" and options.field == "mlp"),
         netchunk=options.netchunk or NETCHUNK[options.field, device.type],
         error_kept=options.error_kept,
+        static_shapes=device.type != "cpu",
     )
 
 

@@ -167,6 +167,7 @@ def make_trainer(options: Options, scene: Scene, device: torch.device, attempt: 
 
     if model.occupancy is not None:
         trainer.within(LOOK_EVERY, look)
+    trainer.within(LOOK_EVERY, model.settle)
     return trainer
 
 

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from nerf_dfa.learning.room import Room
 from nerf_dfa.rendering.compositing import Pixels
 
 # Optical depth beyond which exp(-depth) is nothing in 32 bits; larger ones, of endless intervals, would only harm sums.
@@ -39,11 +40,30 @@ def pack(
     t: Float[Tensor, "rays samples"],
     delta: Float[Tensor, "rays samples"],
     first: int = 0,
+    room: Room | None = None,
 ) -> Samples:
-    """The chosen ones of all rays' samples, where `chosen` begins with the one numbered `first`."""
-    ray, column = chosen.nonzero().unbind(1)
-    index = ray * t.shape[1] + column + first
-    return Samples(ray, t.reshape(-1)[index], delta.reshape(-1)[index], index)
+    """The chosen ones of all rays' samples, where `chosen` begins with the one numbered `first`.
+
+    The host waits to be told how many there are. With a room it does not: there are as many samples as there is space
+    for, of which those at the end have length 0 and add nothing, and a ray for which no space is left is empty.
+    """
+    if room is None:
+        ray, column = chosen.nonzero().unbind(1)
+        index = ray * t.shape[1] + column + first
+        return Samples(ray, t.reshape(-1)[index], delta.reshape(-1)[index], index)
+    total, size = chosen.numel(), room.rows(chosen.numel())
+    number = chosen.reshape(-1).cumsum(0)  # of each chosen sample, from 1
+    room.note(number[-1], total)
+    whole = number.view_as(chosen)[:, -1:] <= size
+    fits = (chosen & whole).view(-1)
+    # Each sample's place goes to its number; all others' to one place too many.
+    numbers = torch.where(fits, number, size + 1) - 1
+    places = torch.arange(total, device=t.device)
+    places = torch.full((size + 1,), total - 1, device=t.device).scatter(0, numbers, places)[:size]
+    ray = places // chosen.shape[1]
+    index = ray * t.shape[1] + places % chosen.shape[1] + first
+    there = torch.arange(size, device=t.device) < fits.sum()
+    return Samples(ray, t.reshape(-1)[index], torch.where(there, delta.reshape(-1)[index], 0.0), index)
 
 
 def light_before(
@@ -88,7 +108,7 @@ class Seen(NamedTuple):
             self.opacity.index_add(0, samples.ray, weights),
             self.depth.index_add(0, samples.ray, weights * samples.t),
             self.transmittance * through,
-            self.weights.view(-1).index_put((samples.index,), weights).view_as(self.weights),
+            self.weights.view(-1).index_add(0, samples.index, weights).view_as(self.weights),
         )
 
     def pixels(self, far: Float[Tensor, " rays"], background: float) -> Pixels:

@@ -37,7 +37,9 @@ class RenderSettings:
     perturb: samples are random and noise: standard deviation of the noise on the raw density, both while training
     only. opaque_end: the last sample stands for all that lies behind it. netchunk: most points that go through a
     field at once. error_kept: in training, the share of the squared error at a field's outputs that goes back; the
-    samples with the least are left out (learning/selected.py). dual: NeRF-Dual, see `render_rays`.
+    samples with the least are left out (learning/selected.py). static_shapes: in training, samples are given the space
+    that the fields' rooms say, so that the host waits for the device in `RadianceModel.settle` alone. dual: NeRF-Dual,
+    see `render_rays`.
     """
 
     samples: int = 64
@@ -49,6 +51,7 @@ class RenderSettings:
     opaque_end: bool = False
     netchunk: int = 8192
     error_kept: float = 1.0
+    static_shapes: bool = False
     dual: Dual = "none"
 
 
@@ -74,6 +77,12 @@ class RadianceModel(nn.Module):
         directions = torch.zeros_like(positions[:1])
         return torch.stack([field(positions, directions)[0] for field in self.fields.values()]).amax(0)
 
+    def settle(self) -> None:
+        """Makes the space for samples what the steps since the last time would have needed, and a little more."""
+        for field in self.fields.values():
+            for room in field.rooms:
+                room.settle()
+
 
 class RenderedRays(NamedTuple):
     """Pixels by the coarse field and, where there is one, by the fine field."""
@@ -86,14 +95,20 @@ class RenderedRays(NamedTuple):
         return self.coarse if self.fine is None else self.fine
 
 
+def learns(field: Field) -> bool:
+    """Whether a pass is one of training."""
+    return field.training and torch.is_grad_enabled()
+
+
 def raw_outputs(
-    field: Field, positions: Float[Tensor, "*batch 3"], viewdirs: Float[Tensor, "*#batch 3"], kept: float
+    field: Field, positions: Float[Tensor, "*batch 3"], viewdirs: Float[Tensor, "*#batch 3"], settings: RenderSettings
 ) -> Float[Tensor, "*batch 4"]:
-    """field.raw, of which only the samples that err go back where `kept` is below 1 and the field is in training."""
-    if kept == 1 or not (field.training and torch.is_grad_enabled()):
+    """field.raw, of which only the samples that err go back where `error_kept` is below 1 and the field learns."""
+    if settings.error_kept == 1 or not learns(field):
         return field.raw(positions, viewdirs)
     rows = positions.reshape(-1, 3), viewdirs.expand_as(positions).reshape(-1, 3)
-    return selected(field.raw, kept, *rows).view(*positions.shape[:-1], 4)
+    room = field.rooms.errors if settings.static_shapes else None
+    return selected(field.raw, settings.error_kept, *rows, room=room).view(*positions.shape[:-1], 4)
 
 
 def query(
@@ -105,7 +120,7 @@ def query(
     for i in range(0, t.shape[0], step):
         o, d, v = rays.origins[i : i + step], rays.directions[i : i + step], rays.viewdirs[i : i + step]
         positions = o[:, None] + t[i : i + step, :, None] * d[:, None]
-        raw.append(raw_outputs(field, positions, v[:, None], settings.error_kept))
+        raw.append(raw_outputs(field, positions, v[:, None], settings))
     return torch.cat(raw) if len(raw) > 1 else raw[0]
 
 
@@ -115,7 +130,7 @@ def query_packed(field: Field, rays: Rays, samples: Samples, settings: RenderSet
     size = math.ceil(count / math.ceil(count / settings.netchunk))
     for ray, t in zip(samples.ray.split(size), samples.t.split(size), strict=True):
         positions = rays.origins[ray] + t[:, None] * rays.directions[ray]
-        raw.append(raw_outputs(field, positions, rays.viewdirs[ray], settings.error_kept))
+        raw.append(raw_outputs(field, positions, rays.viewdirs[ray], settings))
     return torch.cat(raw) if len(raw) > 1 else raw[0]
 
 
@@ -212,10 +227,11 @@ def see(
         occupied[:, -1] = hits  # it stands for all that lies behind
     count = t.shape[1]
     size = count if torch.is_grad_enabled() else max(1, count // PARTS)
+    room = fields[0].rooms.samples if settings.static_shapes and learns(fields[0]) else None
     seen = Seen.nothing(t)
     for start in range(0, count, size):
         chosen = occupied[:, start : start + size] & (seen.transmittance > DARK)[:, None]
-        samples = pack(chosen, t, delta, start)
+        samples = pack(chosen, t, delta, start, room)
         sigma, rgb = activate([query_packed(field, rays, samples, settings) for field in fields])
         seen = seen.behind(samples, sigma, rgb)
     return seen.pixels(far, settings.background)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from nerf_dfa.learning.room import Room
 from nerf_dfa.rendering.compositing import composite, intervals
 from nerf_dfa.rendering.packed import Seen, light_before, pack
 
@@ -91,3 +92,74 @@ def test_no_samples_at_all_leave_the_background():
     assert pixels.rgb.eq(0.25).all()
     assert pixels.depth.eq(9).all()
     assert not pixels.weights.any()
+
+
+def filled(share: float) -> Room:
+    """A room that has been told of this share."""
+    room = Room()
+    room.note(torch.tensor(round(1e6 * share)), 1_000_000)
+    room.settle()
+    return room
+
+
+def seen_with(room, chosen, t, delta, sigma, rgb):
+    samples = pack(chosen, t, delta, room=room)
+    seen = Seen.nothing(t).behind(samples, sigma.view(-1)[samples.index], rgb.view(-1, 3)[samples.index])
+    return samples, seen.pixels(torch.full((len(t),), FAR), 0.7)
+
+
+def many(rays):
+    generator = torch.Generator().manual_seed(1)
+    t = (1 + 4 * torch.rand(rays, SAMPLES, generator=generator)).sort(dim=1).values
+    delta = torch.rand(rays, SAMPLES, generator=generator)
+    chosen = torch.rand(rays, SAMPLES, generator=generator) < 0.3
+    chosen[5], chosen[-1] = False, True
+    sigma, rgb = torch.rand(rays, SAMPLES, generator=generator), torch.rand(rays, SAMPLES, 3, generator=generator)
+    return chosen, t, delta, sigma, rgb
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_space_to_spare_changes_nothing(share):
+    scene = many(400)
+    (exact, expected), (samples, pixels) = seen_with(None, *scene), seen_with(filled(share), *scene)
+    n = len(exact.ray)
+    assert len(samples.ray) > n
+    for a, b in zip(samples, exact, strict=True):
+        torch.testing.assert_close(a[:n], b, rtol=0, atol=0)
+    assert (samples.delta[n:] == 0).all()
+    assert (samples.ray.diff() >= 0).all()
+    for a, b in zip(pixels, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_ray_without_space_is_empty_and_teaches_nothing():
+    chosen, t, delta, sigma, rgb = many(400)
+    sigma.requires_grad_(), rgb.requires_grad_()
+    room = filled(0.1)
+    samples, pixels = seen_with(room, chosen, t, delta, sigma, rgb)
+    size = room.rows(chosen.numel())
+    assert len(samples.ray) == size < int(chosen.sum())
+    fits = chosen.sum(1).cumsum(0) <= size
+    assert 50 < fits.sum() < 350
+    _, expected = seen_with(None, chosen & fits[:, None], t, delta, sigma, rgb)
+    for a, b in zip(pixels, expected, strict=True):
+        torch.testing.assert_close(a, b)
+    assert (pixels.opacity[~fits] == 0).all()
+    gradients = torch.autograd.grad(pixels.rgb.square().sum(), (sigma, rgb))
+    expected = torch.autograd.grad(expected.rgb.square().sum(), (sigma, rgb))
+    for a, b in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(a, b)
+        assert not a[~fits].any()
+
+
+def test_the_next_step_has_space():
+    chosen, t, delta, *_ = many(400)
+    room = filled(0.1)
+    pack(chosen, t, delta, room=room)
+    room.settle()
+    assert int(chosen.sum()) <= len(pack(chosen, t, delta, room=room).ray) < 0.5 * chosen.numel()
+
+
+def test_no_ray_is_no_sample():
+    t = torch.zeros(0, SAMPLES)
+    assert len(pack(t > 0, t, t).ray) == 0

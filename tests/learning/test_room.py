@@ -1,0 +1,48 @@
+"""Space for rows that the host does not count."""
+
+import torch
+
+from nerf_dfa.learning.room import MARGIN, MULTIPLE, Room
+from nerf_dfa.learning.selected import erring
+
+
+def test_all_rows_have_space_until_it_is_known_how_many_need_it():
+    room = Room()
+    assert [room.rows(n) for n in (0, 1, 1000)] == [0, 1, 1000]
+    room.note(torch.tensor(10), 1000)
+    assert room.rows(1000) == 1000
+    room.settle()
+    assert room.rows(1000) == MULTIPLE
+    assert room.rows(100 * MULTIPLE) == 2 * MULTIPLE  # a hundredth and the margin
+    room.settle()  # nothing new
+    assert room.rows(100 * MULTIPLE) == 2 * MULTIPLE
+
+
+def test_the_largest_share_counts():
+    room = Room()
+    for count, total in ((100, 1000), (500, 1000), (100, 2000)):
+        room.note(torch.tensor(count), total)
+    room.settle()
+    assert room.rows(100_000) == MULTIPLE * -(-round(0.5 * MARGIN * 100_000) // MULTIPLE)
+    room.note(torch.tensor(999), 1000)
+    room.settle()
+    assert room.rows(100_000) == 100_000
+
+
+def test_none_needing_space_leaves_some():
+    room = Room()
+    room.note(torch.tensor(0), 1000)
+    room.settle()
+    assert 1 <= room.rows(1000) <= MULTIPLE
+
+
+def test_the_rows_with_the_largest_error_are_taken():
+    error = torch.zeros(3 * MULTIPLE, 1)
+    error[7::10, 0] = torch.arange(1.0, 1 + len(error[7::10]))
+    room = Room()
+    assert len(erring(error, 0.99, room)) == len(error)
+    room.settle()
+    rows = erring(error, 0.99, room)
+    assert len(rows) == MULTIPLE
+    exact = erring(error, 0.99)
+    assert rows[: len(exact)].tolist() == exact.tolist()

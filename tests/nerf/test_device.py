@@ -1,0 +1,160 @@
+"""Training on a GPU: what its host would wait for, found on any machine; and, where there is one, training itself."""
+
+import collections
+import json
+import traceback
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from nerf_dfa.nerf import render, train
+from nerf_dfa.nerf.flags import parse
+from nerf_dfa.nerf.options import LEARNERS, learning
+from nerf_dfa.nerf.run import load_run_scene, scene_format
+from nerf_dfa.nerf.train import LOOK_AFTER, LOOK_EVERY, make_trainer
+
+SMALL = (
+    "--white_bkgd --N_samples 8 --N_rand 64 --lrate 1e-2 --precision fp32 --occupancy 8 --N_iters 40 --frames 2"
+).split()
+FIELDS = {
+    "mlp": "--field mlp --netdepth 3 --netwidth 16 --multires 4 --use_viewdirs".split(),
+    "grid": "--field grid --grid_min 4 --grid_max 8 --grid_levels 2".split(),
+}
+PACKAGE = Path(train.__file__).parents[1]
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+
+# Whose result, or its shape, the host has to be told.
+ASKING = {
+    "nonzero", "_local_scalar_dense", "masked_select", "bincount", "_unique2", "unique_dim", "unique_consecutive",
+    "equal", "is_nonzero", "repeat_interleave",
+}  # fmt: skip
+# The host makes a tensor of numbers of its own, and waits until the device has them.
+GIVING = {"lift_fresh"}
+INDEXING = {"index", "index_put", "index_put_", "_unsafe_index"}
+
+
+class Waits(TorchDispatchMode):
+    """Where and how often an operation was met for which the host of a GPU waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = collections.Counter()
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        name = operation._schema.name.removeprefix("aten::")
+        by_mask = name in INDEXING and any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1])
+        if name in ASKING | GIVING or by_mask:
+            ours = [
+                frame for frame in traceback.extract_stack() if f"{Path(train.__file__).parents[1]}" in frame.filename
+            ]
+            self.found[f"{name} at {ours[-1].filename}:{ours[-1].lineno}" if ours else name] += 1
+        return operation(*args, **(kwargs or {}))
+
+
+def options_of(scene: Path, *flags: str, device: str = "cpu"):
+    return parse(["--datadir", str(scene), "--device", device, *SMALL, *flags])[0]
+
+
+def trainer_of(options, device: str = "cpu", static: bool = True):
+    trainer = make_trainer(options, load_run_scene(options, scene_format(options)), torch.device(device))
+    trainer.task.training = replace(trainer.task.training, static_shapes=static)
+    return trainer
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+@pytest.mark.parametrize("importance", [0, 4])
+@pytest.mark.parametrize("field", FIELDS)
+def test_no_step_waits_for_the_device(tiny_scene, field, importance, learner):
+    """Only what comes once in LOOK_EVERY steps does: reading how much space is wanted."""
+    trainer = trainer_of(options_of(tiny_scene, *FIELDS[field], "--N_importance", str(importance), *learning(learner)))
+    trainer.finished = LOOK_AFTER + LOOK_EVERY - LOOK_AFTER % LOOK_EVERY  # from where the occupancy is looked at
+    trainer.step()
+    with Waits() as waits:
+        for _ in range(LOOK_EVERY - 2):
+            trainer.step()
+    assert not waits.found
+    with Waits() as waits:
+        trainer.step()  # and looks
+        assert trainer.finished % LOOK_EVERY == 0
+    rooms = len(trainer.model.fields) * (1 + (trainer.task.training.error_kept < 1))
+    assert sum(waits.found.values()) == rooms, waits.found
+    assert all("_local_scalar_dense" in where and "room.py" in where for where in waits.found)
+
+
+def test_waits_are_found():
+    """The test above would see them."""
+    x = torch.arange(4.0)
+    with Waits() as waits:
+        x.nonzero(), x[x > 1], float(x[0]), torch.tensor([1.0]), x.clone().__setitem__(x > 1, x[:2])
+    assert sum(waits.found.values()) == 5
+
+
+@pytest.mark.parametrize("importance", [0, 4])
+@pytest.mark.parametrize("field", FIELDS)
+def test_space_is_learned_and_training_is_the_same(tiny_scene, field, importance):
+    """What a GPU does against what a CPU does, both on a CPU."""
+    flags = [*FIELDS[field], *"--learning_rule bp --N_rand 256 --lrate 1e-3 --N_importance".split(), str(importance)]
+    trainers = [trainer_of(options_of(tiny_scene, *flags), static=static) for static in (False, True)]
+    for trainer in trainers:
+        trainer.model.occupancy.occupied[:, :, 2:] = False
+    losses = [[float(trainer.step().scalars["loss"]) for _ in range(40)] for trainer in trainers]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    assert trainers[1].model.coarse.rooms.samples.rows(256 * 8) < 256 * 8
+
+
+@pytest.fixture
+def on_gpu(tiny_scene, tmp_path):
+    """Flags of a tiny run on the GPU, and its folder."""
+    names = ["--basedir", str(tmp_path), "--expname", "tiny"]
+    return ["--datadir", str(tiny_scene), "--device", "cuda", *SMALL, *names], tmp_path / "tiny"
+
+
+@needs_gpu
+@pytest.mark.parametrize("learner", LEARNERS)
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_gpu_trains_without_being_waited_for(tiny_scene, field, learner):
+    options = options_of(tiny_scene, *FIELDS[field], "--N_importance", "4", *learning(learner), device="cuda")
+    trainer = make_trainer(options, load_run_scene(options, scene_format(options)), torch.device("cuda"))
+    first = float(trainer.step().scalars["loss"])
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(LOOK_EVERY - 2):
+            progress = trainer.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert 0 <= float(progress.scalars["loss"]) < 2 * first
+
+
+@needs_gpu
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "auto"])
+def test_a_gpus_run_ends_in_views_and_report(on_gpu, field, precision):
+    flags, folder = on_gpu
+    assert train.main([*flags, *FIELDS[field], "--N_importance", "4", "--precision", precision]) == 0
+    assert json.loads((folder / "metrics.json").read_text())["psnr"] > 5
+    assert render.main([str(folder), "--device", "cuda", "--path", "turntable"]) == 0
+
+
+@needs_gpu
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_gpu_and_a_cpu_render_the_same(on_gpu, field, capsys):
+    flags, folder = on_gpu
+    assert train.main([*flags, *FIELDS[field], "--N_importance", "4"]) == 0
+    scores = []
+    for device in ("cuda", "cpu"):
+        again = [*flags, *FIELDS[field], "--N_importance", "4", "--device", device, "--render_only", "--render_test"]
+        assert train.main(again) == 0
+        scores.append(json.loads((folder / "metrics.json").read_text())["psnr"])
+    assert scores[0] == pytest.approx(scores[1], abs=0.02)
+
+
+@needs_gpu
+def test_a_gpus_run_goes_on_where_it_stopped(on_gpu):
+    flags, folder = on_gpu
+    flags = [*flags, *FIELDS["grid"]]
+    assert train.main([*flags, "--N_iters", "20"]) == 0
+    assert train.main(flags) == 0
+    assert json.loads((folder / "metrics.json").read_text())["step"] == 40
