@@ -2,7 +2,7 @@
 
     python -m nerf_dfa.benchmarks.train_step [--rules bp dfa dfa-best dkp fdfa shallow] [--mlp CONFIG] [--grid CONFIG]
         [--mlp_rays 256] [--mlp_steps 12] [--mlp_warm 0] [--grid_rays 1024] [--grid_steps 48] [--warm 400]
-        [--rounds 3] [--error_kept SHARE]
+        [--rounds 3] [--error_kept SHARE] [--compile]
         [--datadir SCENE] [--demo_size 100] [--plain same own] [--precision fp32|bf16|auto] [--threads N]
         [--device cpu|cuda]
 
@@ -13,6 +13,8 @@ turns in one process, a number of steps at a time: enough for fdfa's probes and 
 The grid field is in the midst of its training: --warm steps of the first rule, which all rules then go on from, so
 that each evaluates the same samples. Feedback that is estimated is so as often as after 400 steps. The MLP is trained
 for --mlp_warm steps; with --error_kept below 1 it has to be, since at first all samples err.
+
+--compile: each rule a second time, as RULE+compile, with its networks through torch.compile.
 
 `plain` is benchmarks.plain_nerf of the MLP's sizes with backpropagation, on as many rays. `same`: it runs in this
 process, and profits from the memory that this one keeps; `own`: in a process as Python starts it, as its user would.
@@ -54,6 +56,7 @@ from nerf_dfa.scenes.procedural import write_demo
 from nerf_dfa.training import Trainer
 from nerf_dfa.training.devices import choose_device, keep_freed_memory
 
+COMPILED = "+compile"  # ends the name of a rule whose networks are compiled
 CONFIGS = Path(__file__).parents[2] / "configs"
 PLAIN_RAYS = 1 << 16  # rays that the plain NeRF's steps choose from
 PLAIN_STEP = 1 << 30  # after any first steps that see only the middle of the images
@@ -80,7 +83,7 @@ def make_runs(
 ) -> Runs:
     """A trainer for each rule, all after the `warm` steps of the first one."""
     argv = ["--config", str(config), *flags, "--N_rand", str(rays)]
-    options = [parse([*argv, *learning(rule)])[0] for rule in rules]
+    options = [parse([*argv, *learning(rule.removesuffix(COMPILED))])[0] for rule in rules]
     scene = load_run_scene(options[0], scene_format(options[0]))
     if options[0].precision == "auto":
         precision = measured_precision(options[0], device)
@@ -90,6 +93,9 @@ def make_runs(
     first.run(warm)
     for rule in rules[1:]:
         go_on_from(first, trainers[rule])
+        if rule.endswith(COMPILED):
+            for field in trainers[rule].model.fields.values():
+                field.raw = torch.compile(field.raw, dynamic=True)
     for trainer in trainers.values():
         for module in trainer.model.modules():
             if isinstance(module, EstimatedFeedback):
@@ -120,7 +126,8 @@ def plain_arguments(runs: Runs, device: torch.device) -> tuple[Any, ...]:
 
 def measure(args: argparse.Namespace, datadir: str, stack: ExitStack) -> dict[str, Any]:
     """All measurements as one JSON-ready object; the stack ends the process that they need."""
-    device, rules = choose_device(args.device), args.rules
+    device = choose_device(args.device)
+    rules = args.rules + [rule + COMPILED for rule in args.rules if args.compile]
     flags = ["--datadir", datadir, "--dataset_type", "auto", "--precision", args.precision]
     flags += [*([] if args.error_kept is None else ["--error_kept", str(args.error_kept)]), "--field"]
     mlp = make_runs(args.mlp, rules, [*flags, "mlp"], args.mlp_rays, args.mlp_steps, args.mlp_warm, device)
@@ -190,6 +197,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--warm", type=int, default=400, help="steps of training before the grid field is measured")
     parser.add_argument("--rounds", type=int, default=3, help="times that everything is measured")
     parser.add_argument("--error_kept", type=float, default=None, help="of all rules [1, or the preset's]")
+    parser.add_argument("--compile", action="store_true", help="measure all with compiled networks too")
     parser.add_argument("--datadir", default=None, help="a scene's folder [the demo scene]")
     parser.add_argument("--demo_size", type=int, default=100, help="width of the demo scene's images")
     parser.add_argument("--plain", nargs="*", choices=["same", "own"], default=["same", "own"],

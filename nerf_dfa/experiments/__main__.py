@@ -28,7 +28,12 @@ def main(argv: list[str] | None = None) -> int:
         "--datadir", help="folder of the Fashion-MNIST files, for dataset = fashion; of nerf_synthetic and "
         "nerf_llff_data for view synthesis (default: scenes)"
     )  # fmt: skip
-    parser.add_argument("--columns", nargs="+", metavar="COLUMN", help="view synthesis: these columns alone")
+    parser.add_argument(
+        "--columns", "--scenes", nargs="+", metavar="COLUMN", help="view synthesis: these columns alone"
+    )  # fmt: skip
+    parser.add_argument(
+        "--flags", metavar="TEXT", help="view synthesis: train.py's flags for all runs, --flags='--testskip 25'"
+    )  # fmt: skip
     parser.add_argument("--steps", type=positive, help="training steps of every run, in place of the config's")
     parser.add_argument("--seeds", type=positive, help="how many seeds, in place of the config's")
     parser.add_argument(
@@ -39,8 +44,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--threads", type=positive, default=1, help="of torch; more hardly help at this size")
     arguments = parser.parse_args(argv)
-    if arguments.name not in VIEWS and (arguments.columns or arguments.jobs > 1):
-        parser.error(f"--columns and --jobs have no effect on {arguments.name}; leave them out")
+    if arguments.name not in VIEWS and (arguments.columns or arguments.flags or arguments.jobs > 1):
+        parser.error(f"--columns, --flags and --jobs have no effect on {arguments.name}; leave them out")
     if arguments.threads > 1 and arguments.jobs > 1:
         parser.error("with --jobs every run has one thread; leave --threads out")
     torch.set_num_threads(arguments.threads)

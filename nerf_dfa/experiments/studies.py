@@ -153,16 +153,26 @@ def read_study(path: Path) -> Study:
     )
 
 
-def reduced(study: Study, steps: int | None, seeds: int | None, columns: list[str] | None) -> Study:
-    """The study at another budget, or of some of its columns alone. Raises UserError for a column it lacks."""
+def reduced(
+    study: Study, steps: int | None, seeds: int | None, columns: list[str] | None, flags: str | None = None
+) -> Study:
+    """The study at another budget, or of some of its columns alone; flags: train.py's, in one string, for all runs.
+
+    Raises:
+        UserError: the study lacks a column, or the flags have an open quotation.
+    """
     chosen = [column.name for column in study.columns] if columns is None else columns
     for name in chosen:
         if name not in {column.name for column in study.columns}:
             have = "; ".join(column.name for column in study.columns)
             raise UserError(f"study {study.name} has no column '{name}'; it has {have}")
-    rows = study.rows
-    if steps is not None:  # after every flag of the file
-        rows = tuple(replace(row, flags=(*row.flags, "--N_iters", str(steps))) for row in rows)
+    try:
+        last = [] if flags is None else shlex.split(flags)
+    except ValueError as error:
+        raise UserError(f"--flags {flags}: {error}") from None
+    if steps is not None:
+        last += ["--N_iters", str(steps)]
+    rows = tuple(replace(row, flags=(*row.flags, *last)) for row in study.rows)  # after every flag of the file
     kept = tuple(column for column in study.columns if column.name in chosen)
     rows = tuple(row for row in rows if not row.only or set(row.only) & set(chosen))
     return replace(study, columns=kept, rows=rows, seeds=seeds or study.seeds)

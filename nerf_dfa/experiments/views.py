@@ -33,7 +33,7 @@ EXTENSIONS = 3
 def views(arguments: argparse.Namespace) -> None:
     """The study in configs/experiments that has the experiment's name, or another that --config names."""
     path = arguments.config or CONFIGS / f"{arguments.name}.txt"
-    study = reduced(read_study(path), arguments.steps, arguments.seeds, arguments.columns)
+    study = reduced(read_study(path), arguments.steps, arguments.seeds, arguments.columns, arguments.flags)
     data = Path(arguments.datadir) if arguments.datadir else DATA
     print(write(study, run_study(study, arguments.out, data, arguments.jobs), arguments.out))
 

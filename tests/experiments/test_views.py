@@ -292,6 +292,7 @@ def test_mistakes_are_one_line(study, run, old, new, words, tiny_scene):
     [
         (["practices", "--jobs", "2"], "no effect on practices"),
         (["bottleneck", "--columns", "lego"], "no effect on bottleneck"),
+        (["bottleneck", "--flags=--half_res"], "no effect on bottleneck"),
         (["gap", "--jobs", "2", "--threads", "2"], "leave --threads out"),
     ],
 )
@@ -314,6 +315,20 @@ def test_a_column_that_is_not_there(study, run):
     status, _, error = run(study(), "--columns", "voxels")
     assert status == 2
     assert "no column 'voxels'; it has mlp; grid" in error
+
+
+def test_flags_of_the_command_line_count_last(study, run, tmp_path):
+    more = ("--seeds", "1", "--scenes", "grid", "--flags=--testskip 1000 --N_iters 3")
+    status, table, _ = run(study(), *more)
+    assert status == 0
+    assert table.count(" --testskip 1000 --N_iters 3`") == 3
+    for one in results(tmp_path).values():
+        assert (one["steps"], one["views"]) == (3, 1)
+    for wrong, words in (("--flags=--no_such 1", "--no_such"), ("--flags='", "--flags ': No closing quotation")):
+        status, _, error = run(study(), *more[:-1], wrong)
+        assert status == 2
+        assert words in error
+        assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", sorted({*VIEWS, *(path.stem for path in views.CONFIGS.glob("*.txt"))}))
