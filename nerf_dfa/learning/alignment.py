@@ -106,7 +106,7 @@ def measure_alignment(model: nn.Module, loss: Callable[[], Tensor]) -> Alignment
             stack.enter_context(torch.random.fork_rng(devices))
             return _gradients({n: stack.enter_context(context(r)) for n, r in rules.items()}, weights.values(), loss)
 
-    with torch.random.fork_rng(devices), _buffers_kept(model), torch.inference_mode(False), torch.enable_grad():
+    with torch.random.fork_rng(devices), _state_kept(model), torch.inference_mode(False), torch.enable_grad():
         true, sent = gradients(lambda rule: rule.collecting()), gradients(_watching)
         if not torch.allclose(true.value, sent.value, rtol=1e-4, equal_nan=True) or true.shapes() != sent.shapes():
             raise ValueError(
@@ -191,12 +191,15 @@ def _watching(rule: Rule) -> Iterator[list[Collect]]:
 
 
 @contextmanager
-def _buffers_kept(model: nn.Module) -> Iterator[None]:
-    """Puts back what passes change, such as the statistics of batch normalisation."""
+def _state_kept(model: nn.Module) -> Iterator[None]:
+    """Puts back what passes change, such as the statistics of batch normalisation and feedback that mirrors weights."""
+    parameters = [(p, p.data) for p in model.parameters()]  # passes give them other data, if anything
     buffers = [(m, name, b, b.clone()) for m in model.modules() for name, b in m._buffers.items() if b is not None]
     try:
         yield
     finally:
+        for parameter, data in parameters:
+            parameter.data = data
         for module, name, buffer, before in buffers:
             module._buffers[name] = buffer
             if not torch.equal(buffer, before):

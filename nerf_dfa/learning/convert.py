@@ -77,7 +77,7 @@ def convert(
     find widths and order of the points. None: rows of zeros, for an nn.Sequential that begins with a Linear.
     output: name of the module whose output (..., c) is the network's, before its last activation. None: an
     nn.Sequential's last layer with weights, so that a Softmax above it is left out; otherwise the model's output.
-    rule_options: those of `make_rule`. fa, usf, brsf, frsf and kp only replace linear layers, which get `back` or
+    rule_options: those of `make_rule`. The kinds of sequential.py only replace linear layers, which get `back` or
     `magnitude` beside the weight; points, example and output are not read.
 
     Raises ValueError or TypeError, and leaves the model as it was: for an unknown rule or name, no non-linearity, a

@@ -16,23 +16,24 @@ accumulation and chunked forward passes need no change.
 In this table S_i is the signal in place of dL/dh_i, e = dL/dy the error at the output (..., c), h_i the activation
 of layer i, delta_i = S_i * f'(a_i), and dW_i = delta_i^T h_{i-1}. The top layer always has its exact gradient.
 
-| rule      | S_i                                             | source                                         |
-|-----------|-------------------------------------------------|------------------------------------------------|
-| `bp`      | delta_{i+1} W_{i+1}, the gradient itself        | Rumelhart et al. 1986                          |
-| `shallow` | 0: only the top layer learns                    | the baseline that a rule has to beat           |
-| `dfa`     | e B_i, fixed and random                         | Nøkland 2016; Launay et al. 2019, 2020         |
-| `dkp`     | e B_i, and B_i learns by dB_i = e^T h_i         | Akrout et al. 2019; Webster et al. 2021        |
-| `fdfa`    | e B_i, and B_i follows the mean Jacobian        | Bacho and Chu 2024; see probing.py             |
-| `mdfa`    | e B_i, and B_i is fitted to what mirrors send   | Lansdell et al. 2020; see taught.py            |
-| `drtp`    | -t B_i, t the targets instead of the error      | Frenkel et al. 2019                            |
-| `hdfa`    | bp with probability p, else dfa: see hybrid.py  | Han and Yoo 2020                               |
-| `modular` | e B_i inside modules, bp between them           | Han and Yoo 2020                               |
-| `fa`      | delta_{i+1} R_{i+1}, R fixed and random         | Lillicrap et al. 2016                          |
-| `usf`     | the same, R = c sgn(W)                          | Liao et al. 2016                               |
-| `brsf`    | the same, R = |M_t| sgn(W), M_t drawn anew      | Liao et al. 2016                               |
-| `frsf`    | the same, R = |M| sgn(W)                        | Liao et al. 2016                               |
-| `kp`      | the same, and R learns by the update of W       | Kolen and Pollack 1994; Akrout et al. 2019     |
-| `mirror`  | the same, and R learns from W's answer to noise | Akrout et al. 2019                             |
+| rule        | S_i                                             | source                                         |
+|-------------|-------------------------------------------------|------------------------------------------------|
+| `bp`        | delta_{i+1} W_{i+1}, the gradient itself        | Rumelhart et al. 1986                          |
+| `shallow`   | 0: only the top layer learns                    | the baseline that a rule has to beat           |
+| `dfa`       | e B_i, fixed and random                         | Nøkland 2016; Launay et al. 2019, 2020         |
+| `dkp`       | e B_i, and B_i learns by dB_i = e^T h_i         | Akrout et al. 2019; Webster et al. 2021        |
+| `fdfa`      | e B_i, and B_i follows the mean Jacobian        | Bacho and Chu 2024; see probing.py             |
+| `mdfa`      | e B_i, and B_i is fitted to what mirrors send   | Lansdell et al. 2020; see taught.py            |
+| `drtp`      | -t B_i, t the targets instead of the error      | Frenkel et al. 2019                            |
+| `hdfa`      | bp with probability p, else dfa: see hybrid.py  | Han and Yoo 2020                               |
+| `modular`   | e B_i inside modules, bp between them           | Han and Yoo 2020                               |
+| `fa`        | delta_{i+1} R_{i+1}, R fixed and random         | Lillicrap et al. 2016                          |
+| `usf`       | the same, R = c sgn(W)                          | Liao et al. 2016                               |
+| `brsf`      | the same, R = |M_t| sgn(W), M_t drawn anew      | Liao et al. 2016                               |
+| `frsf`      | the same, R = |M| sgn(W)                        | Liao et al. 2016                               |
+| `kp`        | the same, and R learns by the update of W       | Kolen and Pollack 1994; Akrout et al. 2019     |
+| `mirror`    | the same, and R learns from W's answer to noise | Akrout et al. 2019                             |
+| `kp_mirror` | the same, and R learns by both                  | Akrout et al. 2019; see sequential.py          |
 """
 
 from __future__ import annotations

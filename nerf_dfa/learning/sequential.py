@@ -2,19 +2,22 @@
 
     S_i = delta_{i+1} R_{i+1}      with dW_i, db_i as ever
 
-| kind     | R (out x in, as W)                     | what is known of W         | memory                      |
-|----------|----------------------------------------|----------------------------|-----------------------------|
-| `fa`     | fixed, random                          | nothing                    | as the weights              |
-| `usf`    | c sgn(W)                               | signs                      | none                        |
-| `brsf`   | |M_t| sgn(W), M_t drawn for each batch | signs                      | none                        |
-| `frsf`   | |M| sgn(W), M fixed                    | signs                      | as the weights              |
-| `kp`     | learns: dR = dW                        | nothing; the same updates  | as the weights, and moments |
-| `mirror` | learns: dR = b (W v - R v) v^T         | its answers to noise v     | as the weights              |
+| kind        | R (out x in, as W)                     | what is known of W         | memory                      |
+|-------------|----------------------------------------|----------------------------|-----------------------------|
+| `fa`        | fixed, random                          | nothing                    | as the weights              |
+| `usf`       | c sgn(W)                               | signs                      | none                        |
+| `brsf`      | |M_t| sgn(W), M_t drawn for each batch | signs                      | none                        |
+| `frsf`      | |M| sgn(W), M fixed                    | signs                      | as the weights              |
+| `kp`        | learns: dR = dW                        | nothing; the same updates  | as the weights, and moments |
+| `mirror`    | learns: dR = b (W v - R v) v^T         | its answers to noise v     | as the weights              |
+| `kp_mirror` | learns by both                         | the answers, the updates   | as the weights, and moments |
 
 Sizes: M, R ~ N(0, 1/in) as the weights of a layer with unit variance; c = sqrt(2 / (pi in)), the mean of |M|.
 Sources: Lillicrap et al. 2016 (fa); Liao et al. 2016, Moskovitz et al. 2018 (sign-concordant rules); Kolen and
 Pollack 1994, Akrout et al. 2019 (kp); Akrout et al. 2019 (mirror, there without what R explains already: its plain
-average of (W v) v^T needs many times as much noise).
+average of (W v) v^T needs many times as much noise). By the updates alone R stays as far from W as it began, but for
+what weight decay takes; by the answers alone it runs after a W that moves. By both the distance only ever shrinks, and
+after some dozens of passes the gradients are those of backpropagation to rounding.
 """
 
 from __future__ import annotations
@@ -28,7 +31,10 @@ from torch import Tensor, nn
 from nerf_dfa.learning.linears import OtherLinear, swap_linears
 from nerf_dfa.learning.signs import random_signs
 
-KINDS = ("fa", "usf", "brsf", "frsf", "kp", "mirror")
+KINDS = ("fa", "usf", "brsf", "frsf", "kp", "mirror", "kp_mirror")
+OWN = ("fa", "kp", "mirror", "kp_mirror")  # kinds with a matrix R that they keep
+UPDATED = ("kp", "kp_mirror")  # whose R is a parameter, with the gradient of W
+MIRRORING = ("mirror", "kp_mirror")
 # What a SequentialLinear holds beside the weights.
 HELD = ("back", "magnitude")
 # Rows of noise that a mirroring layer looks at in each pass that learns.
@@ -40,7 +46,7 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, back: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight, back)
+        ctx.save_for_backward(x, weight, back.detach())  # as it is now: `mirror` gives it other data
         ctx.has_bias = bias is not None
         return F.linear(x, weight, bias)
 
@@ -63,9 +69,9 @@ class SequentialLinear(OtherLinear):
         self.kind = kind
         self.exact = False  # True: plain backpropagation, for measuring against it
         size = self.in_features**-0.5
-        if kind in ("fa", "kp", "mirror"):
+        if kind in OWN:
             back = torch.randn_like(self.weight, requires_grad=False) * size
-            if kind == "kp":
+            if kind in UPDATED:
                 self.back = nn.Parameter(back)
             else:
                 self.register_buffer("back", back)
@@ -74,7 +80,7 @@ class SequentialLinear(OtherLinear):
 
     def backward_matrix(self) -> Tensor:
         """R for this pass."""
-        if self.kind in ("fa", "kp", "mirror"):
+        if self.kind in OWN:
             return self.back
         with torch.no_grad():
             sign = self.weight.sign()
@@ -94,13 +100,13 @@ class SequentialLinear(OtherLinear):
         with torch.autocast(self.weight.device.type, enabled=False):
             noise = random_signs((MIRRORED, self.in_features), self.weight)
             unknown = F.linear(noise, self.weight) - F.linear(noise, self.back)
-            # A new tensor: the one before may be wanted by a backward pass that is still to come.
-            self.back = self.back + unknown.T @ noise / (MIRRORED + self.in_features - 1)
+            # New data: those before may be wanted by a backward pass that is still to come.
+            self.back.data = self.back + unknown.T @ noise / (MIRRORED + self.in_features - 1)
 
     def product(self, x: Tensor) -> Tensor:
-        if self.exact or (self.kind != "kp" and not x.requires_grad):  # nothing goes back: R has no part in it
+        if self.exact or (self.kind not in UPDATED and not x.requires_grad):  # nothing goes back: R has no part in it
             return super().product(x)
-        if self.kind == "mirror" and self.training and x.requires_grad and torch.is_grad_enabled():
+        if self.kind in MIRRORING and self.training and x.requires_grad and torch.is_grad_enabled():
             self.mirror()
         # Of rows: what F.linear makes of more dimensions is a view, and no view from inside may be written over.
         y = _Linear.apply(x.reshape(-1, x.shape[-1]), self.weight, self.bias, self.backward_matrix())

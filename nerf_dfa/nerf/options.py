@@ -63,7 +63,7 @@ PRESETS = {
     # The best that was measured without transporting a weight, directly and from layer to layer: docs/results.md.
     "dfa-best": "--learning_rule mdfa --probe_first 100 --probe_every 2 --probe_average 0.1 --feedback_outputs own "
     "--feedback_block 2 --grid_gradient mirror --error_kept 0.9999 --output_bias mean",
-    "mirror-best": "--learning_rule mirror --error_kept 0.9999 --output_bias mean",
+    "mirror-best": "--learning_rule kp_mirror --error_kept 0.9999 --output_bias mean",
 }
 
 # What `learning` makes flags of.

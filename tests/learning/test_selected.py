@@ -37,7 +37,9 @@ def gradients(net, y, target):
     return {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("rule", ["bp", "shallow", "dfa", "dkp", "fdfa", "mdfa", "modular", "fa", "kp", "mirror"])
+@pytest.mark.parametrize(
+    "rule", ["bp", "shallow", "dfa", "dkp", "fdfa", "mdfa", "modular", "fa", "kp", "mirror", "kp_mirror"]
+)
 def test_with_all_rows_it_is_the_pass_itself(rule, inputs):
     net, other, target = Net(rule), Net(rule), torch.randn(40, 4)
     torch.manual_seed(2)
