@@ -23,7 +23,7 @@ Results, for each field and rule:
     plain_time_over         a ray's time in the plain NeRF's step over that in this one's; above 1 is faster
     first_rule_time_over    a step's time under the first of --rules over that under this one
     share_of_matmul_rate    of the MLP: operations of a step, over its time, over the rate of bare fp32 products
-    time_shares             what a step's time goes to, see shares.py; measured apart from the rest
+    time_shares             what a step's time goes to, see shares.py; measured apart from the rest; not of RULE+compile
 """
 
 from __future__ import annotations
@@ -93,14 +93,17 @@ def make_runs(
     first.run(warm)
     for rule in rules[1:]:
         go_on_from(first, trainers[rule])
-        if rule.endswith(COMPILED):
-            for field in trainers[rule].model.fields.values():
-                field.raw = torch.compile(field.raw, dynamic=True)
     for trainer in trainers.values():
         for module in trainer.model.modules():
             if isinstance(module, EstimatedFeedback):
                 module.passes = MIDST
     return Runs(trainers, options[0], scene, rays, steps)
+
+
+def compile_networks(trainer: Trainer) -> None:
+    """Not before the operations are counted: what runs under a mode that counts is never compiled afterwards."""
+    for field in trainer.model.fields.values():
+        field.raw = torch.compile(field.raw, dynamic=True)
 
 
 def go_on_from(source: Trainer, target: Trainer) -> None:
@@ -143,6 +146,10 @@ def measure(args: argparse.Namespace, datadir: str, stack: ExitStack) -> dict[st
     functions["matmul", ""], product_operations = matrix_products(MATMUL_ROWS, mlp.options.netwidth, 32, device)
 
     mlp_operations = {rule: operations(function) / mlp.steps for rule, function in mlp.functions().items()}
+    for runs in (mlp, grid):
+        for rule, trainer in runs.trainers.items():
+            if rule.endswith(COMPILED):
+                compile_networks(trainer)
     seconds = interleaved(functions, args.rounds)
     rate = product_operations / seconds["matmul", ""]
     plain = {kind: value / mlp.rays for (what, kind), value in seconds.items() if what == "plain"}  # of one ray
@@ -154,7 +161,8 @@ def measure(args: argparse.Namespace, datadir: str, stack: ExitStack) -> dict[st
             "rays_per_second": runs.rays / step,
             "first_rule_time_over": seconds[name, rules[0]] / seconds[name, rule],
             "plain_time_over": {kind: value * runs.rays / step for kind, value in plain.items()},
-            "time_shares": time_shares(runs.trainers[rule], runs.steps),
+            # What is compiled cannot be looked into.
+            "time_shares": None if rule.endswith(COMPILED) else time_shares(runs.trainers[rule], runs.steps),
         }
 
     made = {name: {rule: row(name, runs, rule) for rule in rules} for name, runs in (("mlp", mlp), ("grid", grid))}

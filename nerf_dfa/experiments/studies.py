@@ -167,9 +167,10 @@ def reduced(
             have = "; ".join(column.name for column in study.columns)
             raise UserError(f"study {study.name} has no column '{name}'; it has {have}")
     try:
-        last = [] if flags is None else shlex.split(flags)
+        words = [] if flags is None else shlex.split(flags)
     except ValueError as error:
         raise UserError(f"--flags {flags}: {error}") from None
+    last = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
     if steps is not None:
         last += ["--N_iters", str(steps)]
     rows = tuple(replace(row, flags=(*row.flags, *last)) for row in study.rows)  # after every flag of the file

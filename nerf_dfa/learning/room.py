@@ -1,7 +1,7 @@
 """Space for rows whose number only the device knows, so that the host need not wait to be told.
 
     rows = order[: room.rows(len(order))]      # on the host: at once
-    room.note(count, len(order))               # on the device: how many there should have been
+    room.note(count, total)                    # on the device: how many there should have been, and of how many
     room.settle()                              # once in many steps: the one time that the host waits
 
 A host that asks a GPU how many rows are left stands still until all that it has been given to do is done, and then the
@@ -31,9 +31,9 @@ class Room:
         """How many of `total` rows there is space for; at least one where there are any."""
         return min(total, MULTIPLE * math.ceil(self._share * total / MULTIPLE))
 
-    def note(self, count: Int64[Tensor, ""], total: int) -> None:
+    def note(self, count: Int64[Tensor, ""], total: Int64[Tensor, ""] | int) -> None:
         """That `count` of `total` rows wanted space."""
-        share = count.detach() / max(1, total)
+        share = count.detach() / (total.clamp(min=1) if isinstance(total, Tensor) else max(1, total))
         self._noted = share if self._noted is None else torch.maximum(self._noted, share)
 
     def settle(self) -> None:

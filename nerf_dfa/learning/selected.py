@@ -60,13 +60,15 @@ def erring(error: Float[Tensor, "rows c"], kept: float, room: Room | None = None
 
     Columns count alike, whatever their scale: each is divided by its mean square. 1 keeps every row that errs, but
     those that rounding in 64 bits loses. The host waits to be told how many there are; with a room it takes instead the
-    rows with the largest error that there is space for.
+    rows with the largest error that there is space for, as a share of those that have any.
     """
+    if not len(error):
+        return torch.empty(0, dtype=torch.int64, device=error.device)
     squares = error.float().square()
     score, order = (squares / squares.mean(0).clamp(min=1e-30)).sum(1).sort(descending=True)
     reached = score.double().cumsum(0)
     count = (reached < kept * reached[-1]).sum() + 1
     if room is None:
         return order[: int(count)]
-    room.note(count, len(order))
+    room.note(count, (score > 0).sum())  # rows that only fill space have none, and how many they are changes
     return order[: room.rows(len(order))]

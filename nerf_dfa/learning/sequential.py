@@ -16,8 +16,8 @@ Sizes: M, R ~ N(0, 1/in) as the weights of a layer with unit variance; c = sqrt(
 Sources: Lillicrap et al. 2016 (fa); Liao et al. 2016, Moskovitz et al. 2018 (sign-concordant rules); Kolen and
 Pollack 1994, Akrout et al. 2019 (kp); Akrout et al. 2019 (mirror, there without what R explains already: its plain
 average of (W v) v^T needs many times as much noise). By the updates alone R stays as far from W as it began, but for
-what weight decay takes; by the answers alone it runs after a W that moves. By both the distance only ever shrinks, and
-after some dozens of passes the gradients are those of backpropagation to rounding.
+what weight decay takes; by the answers alone it runs after a W that moves. By both it comes as near as rounding lets
+it, in one or two hundred passes, and the gradients are then those of backpropagation.
 """
 
 from __future__ import annotations
@@ -42,11 +42,15 @@ MIRRORED = 64
 
 
 class _Linear(torch.autograd.Function):
-    """x W^T + b forward, of rows; backward sends delta R, and gives R the gradient of W where it learns."""
+    """x W^T + b forward, of rows; backward sends delta R, and gives `learning` the gradient of W.
+
+    learning: R as a parameter, where it is one. `back` is what R is in this pass; another pass may come before this
+    one goes back, and move R.
+    """
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, back: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight, back.detach())  # as it is now: `mirror` gives it other data
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, back: Tensor, learning: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight, back)
         ctx.has_bias = bias is not None
         return F.linear(x, weight, bias)
 
@@ -55,10 +59,10 @@ class _Linear(torch.autograd.Function):
         x, weight, back = ctx.saved_tensors
         signal = delta @ back.to(delta.dtype) if ctx.needs_input_grad[0] else None
         gradient = None
-        if ctx.needs_input_grad[1] or ctx.needs_input_grad[3]:
+        if ctx.needs_input_grad[1] or ctx.needs_input_grad[4]:
             gradient = (delta.T @ x.to(delta.dtype)).to(weight.dtype)
         bias = delta.sum(0).to(weight.dtype) if ctx.has_bias and ctx.needs_input_grad[2] else None
-        return signal, gradient, bias, gradient if ctx.needs_input_grad[3] else None
+        return signal, gradient, bias, None, gradient if ctx.needs_input_grad[4] else None
 
 
 class SequentialLinear(OtherLinear):
@@ -81,7 +85,7 @@ class SequentialLinear(OtherLinear):
     def backward_matrix(self) -> Tensor:
         """R for this pass."""
         if self.kind in OWN:
-            return self.back
+            return self.back.detach()
         with torch.no_grad():
             sign = self.weight.sign()
             size = self.in_features**-0.5
@@ -92,25 +96,30 @@ class SequentialLinear(OtherLinear):
             return sign * torch.randn_like(sign).abs() * size
 
     @torch.no_grad()
-    def mirror(self) -> None:
-        """Moves R towards W by what the layer answers to noise (rows, in), by the step that brings it nearest.
+    def mirror(self) -> Tensor:
+        """Moves R towards W by what the layer answers to noise (rows, in), by the step that brings it nearest; R.
 
         Noise of random signs: (in - 1) / (rows + in - 1) of the mean square distance is left each time.
         """
         with torch.autocast(self.weight.device.type, enabled=False):
             noise = random_signs((MIRRORED, self.in_features), self.weight)
             unknown = F.linear(noise, self.weight) - F.linear(noise, self.back)
-            # New data: those before may be wanted by a backward pass that is still to come.
-            self.back.data = self.back + unknown.T @ noise / (MIRRORED + self.in_features - 1)
+            # A new tensor: the one before may be wanted by a backward pass that is still to come.
+            back = self.back.detach() + unknown.T @ noise / (MIRRORED + self.in_features - 1)
+        if self.kind in UPDATED:
+            self.back.data = back  # the optimiser knows the parameter
+        else:
+            self.back = back
+        return back
 
     def product(self, x: Tensor) -> Tensor:
         if self.exact or (self.kind not in UPDATED and not x.requires_grad):  # nothing goes back: R has no part in it
             return super().product(x)
-        if self.kind in MIRRORING and self.training and x.requires_grad and torch.is_grad_enabled():
-            self.mirror()
+        mirrors = self.kind in MIRRORING and self.training and x.requires_grad and torch.is_grad_enabled()
+        back = self.mirror() if mirrors else self.backward_matrix()
         # Of rows: what F.linear makes of more dimensions is a view, and no view from inside may be written over.
-        y = _Linear.apply(x.reshape(-1, x.shape[-1]), self.weight, self.bias, self.backward_matrix())
-        return y.view(*x.shape[:-1], self.out_features)
+        rows, learning = x.reshape(-1, x.shape[-1]), self.back if self.kind in UPDATED else None
+        return _Linear.apply(rows, self.weight, self.bias, back, learning).view(*x.shape[:-1], self.out_features)
 
 
 def send_back(network: nn.Module, kind: str) -> list[str]:

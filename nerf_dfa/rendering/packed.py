@@ -53,7 +53,7 @@ def pack(
         return Samples(ray, t.reshape(-1)[index], delta.reshape(-1)[index], index)
     total, size = chosen.numel(), room.rows(chosen.numel())
     number = chosen.reshape(-1).cumsum(0)  # of each chosen sample, from 1
-    room.note(number[-1], total)
+    room.note(chosen.sum(), total)
     whole = number.view_as(chosen)[:, -1:] <= size
     fits = (chosen & whole).view(-1)
     # Each sample's place goes to its number; all others' to one place too many.

@@ -66,7 +66,8 @@ class Trainer:
     `start`, the number of finished steps before which its rate is 0.
 
     Everything that the next step depends on is in `state()`, so that a run continued from a checkpoint equals an
-    unbroken one: weights, optimiser, random generators, step.
+    unbroken one: weights, optimiser, random generators, step. (On a GPU not bit for bit: the space that is known to be
+    enough for its samples is learned anew.)
     """
 
     model: nn.Module

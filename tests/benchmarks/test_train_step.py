@@ -40,14 +40,17 @@ def test_it_prints_one_json_object_with_both_fields(tiny_scene, tiny_mlp, tiny_g
 
 
 def test_compiled_networks_stand_beside_the_others(tiny_scene, tiny_mlp, tiny_grid, capsys, monkeypatch):
-    compiled = []
+    compiled, counted, count = [], [], train_step.operations
     monkeypatch.setattr(torch, "compile", lambda function, dynamic: compiled.append(function) or function)
+    monkeypatch.setattr(train_step, "operations", lambda function: counted.append(len(compiled)) or count(function))
     flags = "--rules bp --rounds 1 --mlp_rays 4 --mlp_steps 1 --grid_rays 8 --grid_steps 1 --warm 2 --plain".split()
     flags += ["--mlp", str(tiny_mlp), "--grid", str(tiny_grid), "--datadir", str(tiny_scene), "--compile"]
     assert train_step.main([*flags, "--device", "cpu"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert list(result["mlp"]) == list(result["grid"]) == ["bp", "bp+compile"]
     assert len(compiled) == 3  # coarse and fine, and the grid field
+    assert counted == [0, 0]  # or they would never be compiled: torch leaves out what first runs while being counted
+    assert result["mlp"]["bp+compile"]["gflop_a_step"] == result["mlp"]["bp"]["gflop_a_step"]
 
 
 def test_a_missing_config_is_one_line(capsys):

@@ -318,7 +318,7 @@ def test_a_column_that_is_not_there(study, run):
 
 
 def test_flags_of_the_command_line_count_last(study, run, tmp_path):
-    more = ("--seeds", "1", "--scenes", "grid", "--flags=--testskip 1000 --N_iters 3")
+    more = ("--seeds", "1", "--scenes", "grid", "--flags=--testskip=1000 --N_iters 3")
     status, table, _ = run(study(), *more)
     assert status == 0
     assert table.count(" --testskip 1000 --N_iters 3`") == 3

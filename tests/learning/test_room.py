@@ -37,7 +37,7 @@ def test_none_needing_space_leaves_some():
 
 
 def test_the_rows_with_the_largest_error_are_taken():
-    error = torch.zeros(3 * MULTIPLE, 1)
+    error = torch.full((3 * MULTIPLE, 1), 1e-3)
     error[7::10, 0] = torch.arange(1.0, 1 + len(error[7::10]))
     room = Room()
     assert len(erring(error, 0.99, room)) == len(error)
@@ -46,3 +46,13 @@ def test_the_rows_with_the_largest_error_are_taken():
     assert len(rows) == MULTIPLE
     exact = erring(error, 0.99)
     assert rows[: len(exact)].tolist() == exact.tolist()
+
+
+def test_rows_without_any_error_are_not_those_of_which_a_share_errs():
+    """They may only fill space, and of that there is less the next time."""
+    error = torch.zeros(10 * MULTIPLE, 1)
+    error[: MULTIPLE + 1] = 1.0
+    room = Room()
+    erring(error, 0.99, room)
+    room.settle()
+    assert len(erring(error[: 2 * MULTIPLE], 0.99, room)) == 2 * MULTIPLE

@@ -96,6 +96,12 @@ def test_rows_without_error_are_left_out():
     assert sorted(erring(error, 1.0).tolist()) == [1, 4]
 
 
+def test_without_rows_there_is_nothing_to_learn(inputs):
+    net = Net("bp")
+    selected(net, 0.9, *(x[:0] for x in inputs)).sum().backward()
+    assert not any(p.grad.any() for p in net.parameters() if p.grad is not None)
+
+
 def test_autocast_and_the_forward_pass_agree(inputs):
     net = Net("dfa")
     seen = []

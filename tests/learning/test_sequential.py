@@ -94,7 +94,7 @@ def test_with_the_weights_themselves_it_is_backpropagation(kind):
 
 @pytest.mark.parametrize("kind", UPDATED)
 def test_kolen_pollack_matrices_learn_by_the_updates_of_the_weights(kind, monkeypatch):
-    monkeypatch.setattr(SequentialLinear, "mirror", lambda self: None)
+    monkeypatch.setattr(SequentialLinear, "mirror", SequentialLinear.backward_matrix)
     net = make(kind)
     got = learn(net)
     for i in (1, 2):
@@ -138,18 +138,20 @@ def test_a_mirror_looks_only_where_its_signal_is_wanted():
 
 
 @pytest.mark.parametrize("kind", MIRRORING)
-def test_a_pass_goes_back_by_the_matrices_that_it_had(kind):
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_pass_goes_back_by_the_matrices_that_it_had(kind, compiled):
     """Though another one comes in between, as where a batch is made in chunks."""
     net = make(kind)
-    loss = net(X).square().sum()
+    run = torch.compile(net, backend="aot_eager") if compiled else net
+    loss = run(X).square().sum()
     used = [layer.back.detach().clone() for layer in (*net.layers, net.head)]
-    net(X)
+    run(X)
     assert not torch.equal(net.head.back, used[-1])
     loss.backward()
     again = make(kind)
     for layer, matrix in zip((*again.layers, again.head), used, strict=True):
         layer.back.data = matrix
-        layer.mirror = lambda: None
+        layer.mirror = layer.backward_matrix
     again(X).square().sum().backward()
     for layer, other in zip(net.layers, again.layers, strict=True):
         torch.testing.assert_close(layer.weight.grad, other.weight.grad)

@@ -3,6 +3,7 @@
 import collections
 import json
 import traceback
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +11,15 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from nerf_dfa.learning import selected
+from nerf_dfa.learning.selected import erring
 from nerf_dfa.nerf import render, train
 from nerf_dfa.nerf.flags import parse
+from nerf_dfa.nerf.model import build_model, training_settings
 from nerf_dfa.nerf.options import LEARNERS, learning
 from nerf_dfa.nerf.run import load_run_scene, scene_format
 from nerf_dfa.nerf.train import LOOK_AFTER, LOOK_EVERY, make_trainer
+from nerf_dfa.rendering.renderer import raw_outputs
 
 SMALL = (
     "--white_bkgd --N_samples 8 --N_rand 64 --lrate 1e-2 --precision fp32 --occupancy 8 --N_iters 40 --frames 2"
@@ -33,11 +38,15 @@ ASKING = {
 }  # fmt: skip
 # The host makes a tensor of numbers of its own, and waits until the device has them.
 GIVING = {"lift_fresh"}
+COPYING = {"_to_copy", "copy_"}
 INDEXING = {"index", "index_put", "index_put_", "_unsafe_index"}
 
 
 class Waits(TorchDispatchMode):
-    """Where and how often an operation was met for which the host of a GPU waits."""
+    """Where and how often an operation was met for which the host of a GPU waits.
+
+    A copy to the device is one, too, and seen only where there are two: on a CPU beside the device "meta".
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,10 +55,11 @@ class Waits(TorchDispatchMode):
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         name = operation._schema.name.removeprefix("aten::")
         by_mask = name in INDEXING and any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1])
-        if name in ASKING | GIVING or by_mask:
-            ours = [
-                frame for frame in traceback.extract_stack() if f"{Path(train.__file__).parents[1]}" in frame.filename
-            ]
+        places = {x.device.type for x in (*args, *(kwargs or {}).values()) if isinstance(x, torch.Tensor)}
+        places |= {(kwargs or {}).get("device", next(iter(places), None))} if name == "_to_copy" else set()
+        copied = name in COPYING and len({str(place) for place in places if place is not None}) > 1
+        if name in ASKING | GIVING or by_mask or copied:
+            ours = [frame for frame in traceback.extract_stack() if str(PACKAGE) in frame.filename]
             self.found[f"{name} at {ours[-1].filename}:{ours[-1].lineno}" if ours else name] += 1
         return operation(*args, **(kwargs or {}))
 
@@ -84,12 +94,52 @@ def test_no_step_waits_for_the_device(tiny_scene, field, importance, learner):
     assert all("_local_scalar_dense" in where and "room.py" in where for where in waits.found)
 
 
+@pytest.mark.parametrize("learner", LEARNERS)
+@pytest.mark.parametrize("field", FIELDS)
+def test_no_pass_brings_the_device_anything(tiny_scene, field, learner, monkeypatch):
+    """A pass there and back on a device that is not the CPU, and has no numbers and no autocast."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(torch, "get_autocast_dtype", lambda device: torch.bfloat16)
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)
+    options = options_of(tiny_scene, *FIELDS[field], *learning(learner))
+    model = build_model(options, torch.tensor([[-1.0] * 3, [1.0] * 3])).to("meta").train()
+    settings = replace(training_settings(options, torch.device("cpu")), static_shapes=True)
+    positions, directions = torch.rand(2, 64, 3, device="meta")
+    with Waits() as waits:
+        raw_outputs(model.coarse, positions, directions, settings).square().sum().backward()
+    assert not waits.found
+    assert any(p.grad is not None for p in model.parameters())
+
+
 def test_waits_are_found():
-    """The test above would see them."""
+    """The tests above would see them."""
     x = torch.arange(4.0)
     with Waits() as waits:
         x.nonzero(), x[x > 1], float(x[0]), torch.tensor([1.0]), x.clone().__setitem__(x > 1, x[:2])
-    assert sum(waits.found.values()) == 5
+        x.to("meta"), torch.empty(4, device="meta").copy_(x), x.to(torch.float64)
+    assert sum(waits.found.values()) == 7
+
+
+def test_less_space_for_samples_is_not_less_for_those_that_err(tiny_scene):
+    """Empty space is found: the samples' space shrinks at once, the errors' only by what they need."""
+    flags = [*FIELDS["grid"], *"--N_rand 1024 --N_samples 16 --learning_rule bp --error_kept 0.9999".split()]
+    trainer = trainer_of(options_of(tiny_scene, *flags))
+    wanted, found = [], []
+
+    def watched(error, kept, room):
+        rows = erring(error, kept, room)
+        wanted.append(len(erring(error, kept)))
+        found.append(len(rows))
+        return rows
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selected, "erring", watched)
+        for step in range(6 * LOOK_EVERY):
+            if step == 2 * LOOK_EVERY:
+                trainer.model.occupancy.occupied.fill_(False)[4:, 4:, 4:] = True
+            trainer.step()
+    assert found[-1] < 0.5 * found[0]
+    assert all(rows >= 0.95 * rows_wanted for rows, rows_wanted in zip(found, wanted, strict=True))
 
 
 @pytest.mark.parametrize("importance", [0, 4])

@@ -160,6 +160,7 @@ def test_the_next_step_has_space():
     assert int(chosen.sum()) <= len(pack(chosen, t, delta, room=room).ray) < 0.5 * chosen.numel()
 
 
-def test_no_ray_is_no_sample():
+@pytest.mark.parametrize("room", [None, Room()])
+def test_no_ray_is_no_sample(room):
     t = torch.zeros(0, SAMPLES)
-    assert len(pack(t > 0, t, t).ray) == 0
+    assert len(pack(t > 0, t, t, room=room).ray) == 0
