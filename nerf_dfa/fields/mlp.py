@@ -65,7 +65,7 @@ class MLPField(Field):
         self.direct = [(depth - 1 - i) % feedback_block == 0 for i in range(depth)]
         for below, layer in enumerate(self.pts_linears[1:]):
             if not self.direct[below]:
-                self.pts_linears[below + 1] = SequentialLinear(layer, "mirror")
+                self.pts_linears[below + 1] = SequentialLinear(layer, "kp_mirror")
         trunk = sum(self.direct)
         hidden = [width] * trunk
         if use_viewdirs:

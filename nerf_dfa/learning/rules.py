@@ -159,7 +159,7 @@ class Taught(DirectFeedback):
         return Lesson(self.feedback) if self.feedback.next_estimates() else Record(self.feedback)
 
     def prepare(self, network: nn.Module) -> Rule:
-        send_back(network, "mirror")
+        send_back(network, "kp_mirror")
         return super().prepare(network)
 
 

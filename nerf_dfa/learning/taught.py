@@ -1,17 +1,17 @@
 """Direct feedback that is taught by mirrors (mdfa): B_i is what explains best the signals that they send back.
 
 Some of the passes are lessons. In a lesson nothing is cut, and every nn.Linear sends its error back through a matrix R
-that mirrors its weights (sequential.py: R learns from what the layer answers to noise, and no weight is transported;
-layers of other kinds send theirs as ever). The network learns by such a pass as by any other; and what arrives at
-feedback point i, S_i (rows, l_i), is what its matrix should have made of the error e (rows, c). In all other passes it
-does:
+that mirrors its weights (kp_mirror of sequential.py: R learns from what the layer answers to noise and by the weights'
+own updates, and no weight is transported; layers of other kinds send theirs as ever). The network learns by such a pass
+as by any other; and what arrives at feedback point i, S_i (rows, l_i), is what its matrix should have made of the error
+e (rows, c). In all other passes it does:
 
     B_i = argmin_B sum_t (1 - b)^(T - t) |S_ti - e_t B|^2 / |e_t|^2
 
 over the lessons t up to the last one, T: linear least squares, as Lansdell et al. (2020) fit feedback to gradients that
 they estimate by perturbing nodes, and Jaderberg et al. (2017) predict theirs. Unlike a mean Jacobian (probing.py) it
 counts rows by the square of their error, and how errors at different outputs go together. A lesson takes a step of
-backpropagation; the moments take c^2 + c * sum(l_i) numbers.
+backpropagation; the moments take c^2 + c * sum(l_i) numbers, and R, a parameter, as many as the weights.
 """
 
 from __future__ import annotations

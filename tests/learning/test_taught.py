@@ -28,7 +28,7 @@ class Net(nn.Module):
 def true_mirrors(net):
     for layer in net.modules():
         if isinstance(layer, SequentialLinear):
-            layer.back = layer.weight.detach().clone()
+            layer.back.data = layer.weight.detach().clone()
 
 
 def gradients(net, x, error):
