@@ -298,7 +298,8 @@ def _continue(trainer: Trainer, options: Options, folder: Path) -> None:
     if checkpoints:
         trainer.load(checkpoints[-1])
     elif options.ft_path is not None:
-        trainer.load(Path(options.ft_path))
+        if not trainer.load(Path(options.ft_path), of_any_rule=True):
+            tqdm.write(f"{options.ft_path}: of another learning rule; the optimiser begins anew")
     elif options.render_only:
         raise UserError(f"--render_only: {folder} has no checkpoint yet; train first, or give --ft_path")
 

@@ -65,6 +65,14 @@ def step_of(contents: dict[str, Any], path: Path) -> int:
     return step
 
 
+def group_sizes(state: Any, what: str) -> list[int]:
+    """How many parameters each group of an optimiser's state has; UserError if it is none. what: see load_optimizer."""
+    try:
+        return [len(group["params"]) for group in state["param_groups"]]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{what}: not an optimiser's state ({type(error).__name__}: {error})") from None
+
+
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Any, what: str) -> None:
     """Loads the state of an optimiser of the same kind for parameters of the same shapes; otherwise a UserError.
 

@@ -16,6 +16,7 @@ from torch import nn
 from nerf_dfa.training.checkpoints import (
     checkpoint_path,
     entry,
+    group_sizes,
     load_checkpoint,
     load_optimizer,
     load_weights,
@@ -155,17 +156,23 @@ class Trainer:
         save_checkpoint(path, self.state())
         return path
 
-    def load(self, path: Path) -> None:
-        """Continues where the checkpoint was.
+    def load(self, path: Path, of_any_rule: bool = False) -> bool:
+        """Continues where the checkpoint was; whether the optimiser does, too.
 
-        One without random states, or from another kind of device, keeps the present random states.
+        One without random states, or from another kind of device, keeps the present random states. of_any_rule: the
+        optimiser begins anew where it has other parameters, those of another learning rule.
 
         Raises:
             UserError: the file is damaged, or of another model or optimiser; nothing can go on from here then.
         """
         contents = load_checkpoint(path)
         self.codec.load(contents, path)
-        load_optimizer(self.optimizer, entry(contents, "optimizer_state_dict", path), str(path))
+        state = entry(contents, "optimizer_state_dict", path)
+        goes_on = not of_any_rule or group_sizes(state, str(path)) == group_sizes(
+            self.optimizer.state_dict(), str(path)
+        )
+        if goes_on:
+            load_optimizer(self.optimizer, state, str(path))
         self.finished = step_of(contents, path)
         self.seconds = float(contents.get("seconds", 0.0))
         self.restarts = int(contents.get("restarts", 0))
@@ -174,6 +181,7 @@ class Trainer:
             torch.set_rng_state(contents["torch_rng_state"])
             if torch.cuda.is_available() and "cuda_rng_states" in contents:
                 torch.cuda.set_rng_state_all(contents["cuda_rng_states"])
+        return goes_on
 
 
 @contextmanager

@@ -195,13 +195,16 @@ def test_ft_path_starts_from_a_checkpoint(flags, run, tmp_path):
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_ft_path_starts_one_rule_from_anothers_weights(flags, run, tmp_path):
-    assert train.main([*flags, "--learning_rule", "bp"]) == 0
-    more = ["--preset", "dfa-best", "--expname", "more", "--ft_path", str(run / "000006.tar"), "--N_iters", "6"]
+@pytest.mark.parametrize(("first", "then"), [("bp", "dfa-best"), ("bp", "kp"), ("bp", "dfa")])
+def test_ft_path_starts_one_rule_from_anothers_weights(flags, run, tmp_path, first, then, capsys):
+    assert train.main([*flags, *learning(first)]) == 0
+    more = [*learning(then), "--expname", "more", "--ft_path", str(run / "000006.tar"), "--N_iters", "6"]
     assert train.main([*flags, *more]) == 0
     a, b = weights(run / "000006.tar"), weights(tmp_path / "runs" / "more" / "000006.tar")
     assert set(a) == set(b)  # what a rule holds is beside the weights
     assert all(torch.equal(a[name], b[name]) for name in a)
+    # Where R is a parameter the optimiser knows it.
+    assert ("optimiser begins anew" in capsys.readouterr().out) == ((first, then) != ("bp", "dfa"))
     assert train.main([*flags, *more, "--N_iters", "8"]) == 0  # goes on, with the mirror that the checkpoint has
 
 
