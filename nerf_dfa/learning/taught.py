@@ -11,7 +11,7 @@ e (rows, c). In all other passes it does:
 over the lessons t up to the last one, T: linear least squares, as Lansdell et al. (2020) fit feedback to gradients that
 they estimate by perturbing nodes, and Jaderberg et al. (2017) predict theirs. Unlike a mean Jacobian (probing.py) it
 counts rows by the square of their error, and how errors at different outputs go together. A lesson takes a step of
-backpropagation; the moments take c^2 + c * sum(l_i) numbers, and R, a parameter, as many as the weights.
+backpropagation; the moments take c^2 + c * sum(l_i) numbers, and R as many as the weights, and their moments.
 """
 
 from __future__ import annotations

@@ -65,23 +65,18 @@ def step_of(contents: dict[str, Any], path: Path) -> int:
     return step
 
 
-def group_sizes(state: Any, what: str) -> list[int]:
-    """How many parameters each group of an optimiser's state has; UserError if it is none. what: see load_optimizer."""
-    try:
-        return [len(group["params"]) for group in state["param_groups"]]
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{what}: not an optimiser's state ({type(error).__name__}: {error})") from None
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, state: Any, what: str) -> None:
+def load_optimizer(optimizer: torch.optim.Optimizer, state: Any, what: str, of_any_rule: bool = False) -> bool:
     """Loads the state of an optimiser of the same kind for parameters of the same shapes; otherwise a UserError.
 
-    what: the file, for the message.
+    what: the file, for the message. of_any_rule: a state for another number of parameters, as another learning rule
+    has, is left alone and the result is False.
     """
     try:
         sizes = [len(group["params"]) for group in state["param_groups"]]
         own_sizes = [len(group["params"]) for group in optimizer.param_groups]
         if sizes != own_sizes:
+            if of_any_rule:
+                return False
             raise UserError(
                 f"{what}: its optimiser's state is for groups of {_listed(sizes)} parameters, and this model has "
                 f"{_listed(own_sizes)}"
@@ -106,6 +101,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Any, what: str) -> N
                 raise UserError(
                     f"{what}: its optimiser's state is not one of {type(optimizer).__name__}: it has no '{key}'"
                 )
+    return True
 
 
 def _listed(sizes: list[int]) -> str:

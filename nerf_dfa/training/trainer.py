@@ -16,7 +16,6 @@ from torch import nn
 from nerf_dfa.training.checkpoints import (
     checkpoint_path,
     entry,
-    group_sizes,
     load_checkpoint,
     load_optimizer,
     load_weights,
@@ -168,11 +167,7 @@ class Trainer:
         contents = load_checkpoint(path)
         self.codec.load(contents, path)
         state = entry(contents, "optimizer_state_dict", path)
-        goes_on = not of_any_rule or group_sizes(state, str(path)) == group_sizes(
-            self.optimizer.state_dict(), str(path)
-        )
-        if goes_on:
-            load_optimizer(self.optimizer, state, str(path))
+        goes_on = load_optimizer(self.optimizer, state, str(path), of_any_rule)
         self.finished = step_of(contents, path)
         self.seconds = float(contents.get("seconds", 0.0))
         self.restarts = int(contents.get("restarts", 0))

@@ -155,13 +155,6 @@ def test_space_is_learned_and_training_is_the_same(tiny_scene, field, importance
     assert trainers[1].model.coarse.rooms.samples.rows(256 * 8) < 256 * 8
 
 
-@pytest.fixture
-def on_gpu(tiny_scene, tmp_path):
-    """Flags of a tiny run on the GPU, and its folder."""
-    names = ["--basedir", str(tmp_path), "--expname", "tiny"]
-    return ["--datadir", str(tiny_scene), "--device", "cuda", *SMALL, *names], tmp_path / "tiny"
-
-
 @needs_gpu
 @pytest.mark.parametrize("learner", LEARNERS)
 @pytest.mark.parametrize("field", FIELDS)
@@ -178,33 +171,41 @@ def test_a_gpu_trains_without_being_waited_for(tiny_scene, field, learner):
     assert 0 <= float(progress.scalars["loss"]) < 2 * first
 
 
-@needs_gpu
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=needs_gpu)])
+def on_device(request, tiny_scene, tmp_path):
+    """Flags of a tiny run on the device, and its folder. The CPU shows that the tests themselves are right."""
+    names = ["--basedir", str(tmp_path), "--expname", "tiny"]
+    return ["--datadir", str(tiny_scene), "--device", request.param, *SMALL, *names], tmp_path / "tiny"
+
+
+def report(folder: Path) -> dict:
+    return json.loads((folder / "metrics.json").read_text())
+
+
 @pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "auto"])
-def test_a_gpus_run_ends_in_views_and_report(on_gpu, field, precision):
-    flags, folder = on_gpu
+def test_a_run_ends_in_views_and_report(on_device, field, precision):
+    flags, folder = on_device
     assert train.main([*flags, *FIELDS[field], "--N_importance", "4", "--precision", precision]) == 0
-    assert json.loads((folder / "metrics.json").read_text())["psnr"] > 5
-    assert render.main([str(folder), "--device", "cuda", "--path", "turntable"]) == 0
+    assert report(folder)["psnr"] > 5
+    assert render.main(["--run", str(folder), "--device", flags[3], "--path", "circle", "--frames", "2"]) == 0
 
 
-@needs_gpu
 @pytest.mark.parametrize("field", FIELDS)
-def test_a_gpu_and_a_cpu_render_the_same(on_gpu, field, capsys):
-    flags, folder = on_gpu
-    assert train.main([*flags, *FIELDS[field], "--N_importance", "4"]) == 0
+def test_a_gpu_and_a_cpu_render_the_same(on_device, field):
+    flags, folder = on_device
+    flags = [*flags, *FIELDS[field], "--N_importance", "4"]
+    assert train.main(flags) == 0
     scores = []
-    for device in ("cuda", "cpu"):
-        again = [*flags, *FIELDS[field], "--N_importance", "4", "--device", device, "--render_only", "--render_test"]
-        assert train.main(again) == 0
-        scores.append(json.loads((folder / "metrics.json").read_text())["psnr"])
+    for device in (flags[3], "cpu"):
+        assert train.main([*flags, "--device", device, "--render_only", "--render_test"]) == 0
+        scores.append(report(folder)["psnr"])
     assert scores[0] == pytest.approx(scores[1], abs=0.02)
 
 
-@needs_gpu
-def test_a_gpus_run_goes_on_where_it_stopped(on_gpu):
-    flags, folder = on_gpu
+def test_a_run_goes_on_where_it_stopped(on_device):
+    flags, folder = on_device
     flags = [*flags, *FIELDS["grid"]]
     assert train.main([*flags, "--N_iters", "20"]) == 0
     assert train.main(flags) == 0
-    assert json.loads((folder / "metrics.json").read_text())["step"] == 40
+    assert report(folder)["steps"] == 40
