@@ -5,12 +5,14 @@ With probability p a step is an exact one, otherwise a direct one; g is the grad
     exact:   v_bp  <- mu v_bp + g,    W <- W - lr v_bp
     direct:  v_dfa <- mu v_dfa + g,   W <- W - lr (c v_dfa + (1 - c) v_bp)
 
-so that the directions found by backpropagation go on guiding the cheap steps in between.
+so that the directions found by backpropagation go on guiding the cheap steps in between. Networks whose gradients
+differ by orders of magnitude from layer to layer, as radiance fields' do, want Adam's steps: HybridAdam has both
+momenta over one mean square.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -25,7 +27,8 @@ class HybridOptimizer(torch.optim.Optimizer):
     The kind of the next step is drawn at the end of `step` (and when the optimiser is made), so that the loop is as
     ever: zero_grad, forward, backward, step. The generator's state is part of `state_dict`.
 
-    lr: learning rate; probability: p; mix: c in [0, 1]; momentum: mu in [0, 1); weight_decay: added to g as decay * W.
+    lr: learning rate; probability: p; mix: c in [0, 1]; momentum: mu in [0, 1); weight_decay: added to g as decay * W;
+    groups: the model's parameters, as any optimiser of torch takes them (default: all, alike).
     Raises ValueError for a number outside its range or a model without the rule.
     """
 
@@ -38,6 +41,8 @@ class HybridOptimizer(torch.optim.Optimizer):
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         seed: int = 0,
+        groups: Iterable[Any] | None = None,
+        **more: float,
     ) -> None:
         self.rules = [m for m in model.modules() if isinstance(m, Hybrid)]
         if not self.rules:
@@ -47,8 +52,8 @@ class HybridOptimizer(torch.optim.Optimizer):
                 raise ValueError(f"{name} = {value} has to lie in [0, 1{']' if top == 1 else ')'}")
         if lr <= 0:
             raise ValueError(f"lr = {lr} has to be above 0")
-        defaults = {"lr": lr, "mix": mix, "momentum": momentum, "weight_decay": weight_decay}
-        super().__init__(model.parameters(), defaults)
+        defaults = {"lr": lr, "mix": mix, "momentum": momentum, "weight_decay": weight_decay, **more}
+        super().__init__(model.parameters() if groups is None else groups, defaults)
         self.probability = probability
         self.generator = torch.Generator().manual_seed(seed)
         self._draw()
@@ -96,3 +101,43 @@ class HybridOptimizer(torch.optim.Optimizer):
         self.generator.set_state(state.pop("generator"))
         self._set(state.pop("exact"))
         super().load_state_dict(state)
+
+
+class HybridAdam(HybridOptimizer):
+    """The same with Adam's steps (Kingma and Ba 2015): a mean gradient of each kind of step, one mean square of all.
+
+        exact:   m_bp  <- b1 m_bp + (1 - b1) g,     W <- W - lr m_bp' / (sqrt(v') + eps)
+        direct:  m_dfa <- b1 m_dfa + (1 - b1) g,    W <- W - lr (c m_dfa' + (1 - c) m_bp') / (sqrt(v') + eps)
+        v <- b2 v + (1 - b2) g^2
+
+    A prime divides a mean of n gradients by 1 - b^n; one of none is 0. betas: b1 and b2, in [0, 1); the rest as above.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        lr: float,
+        *args,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        **options,
+    ) -> None:
+        if not 0 <= betas[1] < 1 or eps <= 0:
+            raise ValueError(f"betas = {betas} have to lie in [0, 1), and eps = {eps} above 0")
+        super().__init__(model, lr, *args, momentum=betas[0], square=betas[1], eps=eps, **options)
+
+    def _update(self, p: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[p]
+        if not state:
+            state.update({name: torch.zeros_like(p) for name in ("bp", "dfa", "square")})
+            state["steps"] = {"bp": 0, "dfa": 0}
+        g = p.grad.add(p, alpha=group["weight_decay"]) if group["weight_decay"] else p.grad
+        kind, steps, square = "bp" if self.exact else "dfa", state["steps"], state["square"]
+        steps[kind] += 1
+        state[kind].lerp_(g, 1 - group["momentum"])
+        square.mul_(group["square"]).addcmul_(g, g, value=1 - group["square"])
+        scale = (square / (1 - group["square"] ** sum(steps.values()))).sqrt_().add_(group["eps"])
+        shares = {"bp": 1.0} if self.exact else {"dfa": group["mix"], "bp": 1 - group["mix"]}
+        for name, share in shares.items():
+            if steps[name]:
+                p.addcdiv_(state[name], scale, value=-group["lr"] * share / (1 - group["momentum"] ** steps[name]))

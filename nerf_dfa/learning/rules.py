@@ -164,7 +164,7 @@ class Taught(DirectFeedback):
 
 
 class Hybrid(DirectFeedback):
-    """Direct feedback, or the exact gradient while `exact` is set; HybridOptimizer (hybrid.py) sets it."""
+    """Direct feedback, or the exact gradient while `exact` is set; the optimisers of hybrid.py set it."""
 
     def __init__(self, feedback: Feedback) -> None:
         super().__init__(feedback)

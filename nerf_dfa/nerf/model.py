@@ -13,7 +13,7 @@ from torch import Tensor
 from nerf_dfa.fields import Field, GridField, MLPField, level_resolutions
 from nerf_dfa.interop import nerf_pytorch
 from nerf_dfa.learning.sequential import HELD
-from nerf_dfa.nerf.options import DIRECT_MLP, GRID_FEEDBACK, PROBED, Options
+from nerf_dfa.nerf.options import DIRECT_MLP, GRID_FEEDBACK, PROBED, RANDOM, Options
 from nerf_dfa.rendering import OccupancyGrid, RadianceModel, RenderSettings
 from nerf_dfa.scenes import Scene
 from nerf_dfa.scenes.paths import nearest_to_axes
@@ -127,7 +127,7 @@ def _field(options: Options, depth: int, width: int, box: Float[Tensor, "2 3"] |
 
 
 def _rule_options(options: Options) -> dict[str, str | int | float]:
-    if options.learning_rule in ("dfa", "modular"):
+    if RANDOM[0](options):
         return {"feedback": options.feedback}
     if not PROBED[0](options):
         return {}
@@ -191,6 +191,11 @@ def of_rule(name: str) -> bool:
     return name.startswith(RULE_PREFIX) or name.split(".")[-1] in HELD
 
 
+def _shapes(state: dict[str, Any]) -> dict[str, torch.Size | None]:
+    """Of tensors, by name; None for a rule's counters, whose number may differ between versions."""
+    return {k: None if k.endswith("_extra_state") else v.shape for k, v in state.items()}
+
+
 def codec(model: RadianceModel) -> ModelCodec:
     """The model's entries in a checkpoint: the networks' under nerf-pytorch's keys, the rules' beside them."""
 
@@ -212,8 +217,10 @@ def codec(model: RadianceModel) -> ModelCodec:
             load_weights(model.occupancy, contents[OCCUPANCY_KEY], f"{path} (occupancy)")
         for name, field in model.fields.items():
             weights = nerf_pytorch.own_weights(entry(contents, STATE_KEYS[name], path))
-            # Of another program, or of a rule that holds nothing: keep the feedback drawn for this run.
-            weights |= rules.get(name) or {k: v for k, v in field.state_dict().items() if of_rule(k)}
+            # Of another program, or of another rule: keep the feedback drawn for this run.
+            own = {k: v for k, v in field.state_dict().items() if of_rule(k)}
+            held = rules.get(name, {})
+            weights |= held if _shapes(held) == _shapes(own) else own
             load_weights(field, weights, f"{path} ({name} network)")
 
     return ModelCodec(entries, load)

@@ -1,4 +1,4 @@
-"""Adam with what differs from parameter to parameter: the feature grids' and the feedback's rates, and the warm-up."""
+"""Adam, for hdfa with two momenta, and what differs between parameters: rates of grids and feedback, the warm-up."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ from typing import Any
 
 import torch
 
+from nerf_dfa.learning.hybrid import HybridAdam
 from nerf_dfa.nerf.model import RULE_PREFIX
 from nerf_dfa.nerf.options import Options
 from nerf_dfa.rendering import RadianceModel
 
 
-def make_optimizer(model: RadianceModel, options: Options) -> torch.optim.Adam:
-    """Adam over all of the model's parameters; see `parameter_groups`.
+def make_optimizer(model: RadianceModel, options: Options, seed: int = 0) -> torch.optim.Optimizer:
+    """Adam over all of the model's parameters; see `parameter_groups`. seed: of which steps of hdfa are exact.
 
     fused: one kernel for all parameters. eps 1e-8 is Adam's own; gradients of a NeRF are often that small.
     """
-    return torch.optim.Adam(parameter_groups(model, options), lr=options.lrate, betas=(0.9, 0.999), fused=True)
+    groups = parameter_groups(model, options)
+    if options.learning_rule == "hdfa":
+        return HybridAdam(model, options.lrate, options.exact_share, seed=seed, groups=groups)
+    return torch.optim.Adam(groups, lr=options.lrate, betas=(0.9, 0.999), fused=True)
 
 
 def parameter_groups(model: RadianceModel, options: Options) -> list[dict[str, Any]]:

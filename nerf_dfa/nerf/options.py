@@ -16,14 +16,20 @@ from nerf_dfa.scenes.load import FORMATS
 
 Condition = tuple[Callable[["Options"], bool], str]
 
-# drtp needs class labels, and hdfa an optimiser of its own.
-FIELD_RULES = [name for name in RULES if name not in ("drtp", "hdfa")]
+# drtp needs the outputs that a network should have had, and a sample of a ray has none.
+FIELD_RULES = [name for name in RULES if name != "drtp"]
 
-RANDOM: Condition = (lambda o: o.learning_rule in ("dfa", "modular"), "only dfa and modular draw such a matrix")
+RANDOM_RULES = ("dfa", "hdfa", "modular")
+RANDOM: Condition = (lambda o: o.learning_rule in RANDOM_RULES, f"only {', '.join(RANDOM_RULES)} draw such a matrix")
+HYBRID: Condition = (lambda o: o.learning_rule == "hdfa", "only hdfa has exact steps among direct ones")
 DIRECT_RULES = ("dfa", "dkp", "fdfa", "mdfa")
-DIRECT: Condition = (lambda o: o.learning_rule in DIRECT_RULES, f"only {', '.join(DIRECT_RULES)} read it")
+DIRECT: Condition = (
+    lambda o: o.learning_rule in (*DIRECT_RULES, "hdfa"),
+    f"only {', '.join(DIRECT_RULES)}, hdfa read it",
+)
+# Not hdfa: its exact steps would not be exact with the gradients that these put in between.
 DIRECT_MLP: Condition = (
-    lambda o: o.field == "mlp" and DIRECT[0](o),
+    lambda o: o.field == "mlp" and o.learning_rule in DIRECT_RULES,
     f"it needs field = mlp and learning_rule = {', '.join(DIRECT_RULES)}",
 )
 LEARNED: Condition = (lambda o: o.learning_rule == "dkp", "only the feedback of dkp learns by a rate")
@@ -114,6 +120,7 @@ class Options:
     # the learning rule and the network
     learning_rule: str = option("dfa", "how the network learns", choices=FIELD_RULES)
     feedback: str = option("uniform", "kind of the random feedback matrix", choices=list(PROJECTIONS), when=RANDOM)
+    exact_share: float = option(0.1, "hdfa: share of the steps that are backpropagation's, at random", when=HYBRID)
     feedback_outputs: str = option(
         "all",
         "outputs whose errors a layer's feedback is made of: all, or its own, those that it leads to",
@@ -263,6 +270,8 @@ def check(options: Options) -> None:
             raise UserError(f"--{name} {getattr(options, name)}: it cannot be negative")
     if not 0 < options.error_kept <= 1:
         raise UserError(f"--error_kept {options.error_kept}: a share, above 0 and at most 1")
+    if not 0 <= options.exact_share <= 1:
+        raise UserError(f"--exact_share {options.exact_share}: a share, from 0 to 1")
     if options.probe_average > 1:
         raise UserError(f"--probe_average {options.probe_average}: a share, above 0 and at most 1")
     if options.i_embed not in (0, -1):

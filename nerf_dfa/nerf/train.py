@@ -151,7 +151,7 @@ def make_trainer(options: Options, scene: Scene, device: torch.device, attempt: 
     trainer = Trainer(
         model,
         task,
-        make_optimizer(model, options),
+        make_optimizer(model, options, seed),
         rising(exponential(options.lrate, options.lrate_decay * 1000), options.lrate_warmup),
         torch.Generator(device).manual_seed(seed),
         measured_precision(options, device) if options.precision == "auto" else options.precision,

@@ -68,15 +68,16 @@ def step_of(contents: dict[str, Any], path: Path) -> int:
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Any, what: str, of_any_rule: bool = False) -> bool:
     """Loads the state of an optimiser of the same kind for parameters of the same shapes; otherwise a UserError.
 
-    what: the file, for the message. of_any_rule: a state for another number of parameters, as another learning rule
-    has, is left alone and the result is False.
+    what: the file, for the message. of_any_rule: a state for another number of parameters, or of another kind of
+    optimiser, as another learning rule has, is left alone and the result is False.
     """
+    keys = list(optimizer.defaults)  # loading adds some of torch's own
     try:
         sizes = [len(group["params"]) for group in state["param_groups"]]
         own_sizes = [len(group["params"]) for group in optimizer.param_groups]
+        if of_any_rule and (sizes != own_sizes or state.keys() != optimizer.state_dict().keys()):
+            return False
         if sizes != own_sizes:
-            if of_any_rule:
-                return False
             raise UserError(
                 f"{what}: its optimiser's state is for groups of {_listed(sizes)} parameters, and this model has "
                 f"{_listed(own_sizes)}"
@@ -96,7 +97,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Any, what: str, of_a
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise UserError(f"{what}: its optimiser's state does not fit {type(optimizer).__name__} ({reason})") from error
     for group in optimizer.param_groups:
-        for key in optimizer.defaults:
+        for key in keys:
             if key not in group:
                 raise UserError(
                     f"{what}: its optimiser's state is not one of {type(optimizer).__name__}: it has no '{key}'"

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from nerf_dfa.learning import make_rule
-from nerf_dfa.learning.hybrid import HybridOptimizer
+from nerf_dfa.learning.hybrid import HybridAdam, HybridOptimizer
 
 
 class Net(nn.Module):
@@ -58,25 +58,54 @@ def test_steps_follow_the_equations():
         torch.testing.assert_close(p, q)
 
 
+def test_adams_steps_follow_the_equations():
+    net, reference = make(), make()
+    optimizer = HybridAdam(net, 0.01, probability=0.4, mix=0.7, weight_decay=0.1, betas=(0.8, 0.95), eps=1e-6)
+    kinds = run(net, optimizer)
+    assert 0 < sum(kinds) < len(kinds)
+    past = {name: [] for name, _ in reference.named_parameters()}
+    for x, exact in zip(BATCHES, kinds, strict=True):
+        reference.rule.exact = exact
+        reference.zero_grad()
+        (reference(x) - x[:, :2]).square().sum().backward()
+        for name, p in reference.named_parameters():
+            past[name].append((exact, p.grad + 0.1 * p.detach()))
+
+            def mean(values, b):  # weights that sum to 1 and fall by b from the last to the first
+                weights = [b ** (len(values) - 1 - i) for i in range(len(values))]
+                return sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights) if values else 0.0
+
+            bp, dfa = (mean([g for kind, g in past[name] if kind is which], 0.8) for which in (True, False))
+            step = (bp if exact else 0.7 * dfa + 0.3 * bp) / (mean([g * g for _, g in past[name]], 0.95).sqrt() + 1e-6)
+            p.data -= 0.01 * step
+    for p, q in zip(net.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
+
+
+@pytest.mark.parametrize(
+    ("hybrid", "plain"),
+    [(HybridOptimizer, lambda p: torch.optim.SGD(p, lr=0.02, momentum=0.9)), (HybridAdam, torch.optim.Adam)],
+)
 @pytest.mark.parametrize(("probability", "rule"), [(1.0, "bp"), (0.0, "dfa")])
-def test_at_the_ends_it_is_sgd_with_momentum(probability, rule):
+def test_at_the_ends_it_is_the_plain_optimiser(hybrid, plain, probability, rule):
     net, other = make(), make(rule)
     if rule == "dfa":
         other.rule.load_state_dict(net.rule.state_dict())
-    run(net, HybridOptimizer(net, lr=0.02, probability=probability, mix=1.0))
-    run(other, torch.optim.SGD(other.parameters(), lr=0.02, momentum=0.9))
+    run(net, hybrid(net, lr=0.02 if hybrid is HybridOptimizer else 1e-3, probability=probability, mix=1.0))
+    run(other, plain(other.parameters()))
     for p, q in zip(net.hidden.parameters(), other.hidden.parameters(), strict=True):
         torch.testing.assert_close(p, q)
 
 
-def test_a_resumed_optimiser_goes_on_exactly():
+@pytest.mark.parametrize("hybrid", [HybridOptimizer, HybridAdam])
+def test_a_resumed_optimiser_goes_on_exactly(hybrid):
     net = make()
-    optimizer = HybridOptimizer(net, lr=0.01, probability=0.5)
+    optimizer = hybrid(net, lr=0.01, probability=0.5)
     run(net, optimizer, BATCHES[:5])
     saved = copy.deepcopy((net.state_dict(), optimizer.state_dict()))
     kinds = run(net, optimizer, BATCHES[5:])
     other = make()
-    resumed = HybridOptimizer(other, lr=0.01, probability=0.5, seed=99)
+    resumed = hybrid(other, lr=0.01, probability=0.5, seed=99)
     other.load_state_dict(saved[0])
     resumed.load_state_dict(saved[1])
     assert run(other, resumed, BATCHES[5:]) == kinds
@@ -95,3 +124,8 @@ def test_a_resumed_optimiser_goes_on_exactly():
 def test_wrong_arguments_are_named(model, options, message):
     with pytest.raises(ValueError, match=message):
         HybridOptimizer(model, lr=0.1, **options)
+
+
+def test_wrong_arguments_of_adam_are_named():
+    with pytest.raises(ValueError, match=r"betas = \(0.9, 1.0\) have to lie in \[0, 1\)"):
+        HybridAdam(make(), lr=0.1, betas=(0.9, 1.0))

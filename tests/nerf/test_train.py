@@ -59,6 +59,7 @@ MODES = {
     "dfa-best, MLP": ["--preset", "dfa-best", "--activation", "tanh", "--warmup", "2", "--occupancy", "8"],
     "mirror-best": ["--preset", "mirror-best", "--occupancy", "8"],
     "a feedback with its own rate": "--learning_rule dkp --feedback_lrate 1e-3".split(),
+    "hybrid, grid": "--learning_rule hdfa --field grid --grid_min 4 --grid_max 8 --feedback_outputs own".split(),
     "the paper's density, noise, disparity": "--density_activation relu --raw_noise_std 1 --lindisp".split(),
     "one image, precrop, no jitter": "--no_batching --precrop_iters 3 --perturb 0".split(),
     "bf16": ["--precision", "bf16"],
@@ -101,13 +102,13 @@ def test_metrics_are_those_of_the_files_on_disk(flags, run, tiny_scene):
     assert report["parameters"] == sum(w.numel() for w in weights(run / "000006.tar").values())
 
 
-@pytest.mark.parametrize("occupancy", ["0", "6"])
+@pytest.mark.parametrize(("occupancy", "more"), [("0", ""), ("6", ""), ("0", "--learning_rule hdfa --exact_share 0.5")])
 def test_a_run_stopped_and_started_again_equals_an_unbroken_one_bit_for_bit(
-    flags, run, tmp_path, occupancy, monkeypatch
+    flags, run, tmp_path, occupancy, more, monkeypatch
 ):
     monkeypatch.setattr(train, "LOOK_EVERY", 2)
     monkeypatch.setattr(train, "LOOK_AFTER", 0)
-    flags = [*flags, "--occupancy", occupancy]
+    flags = [*flags, "--occupancy", occupancy, *more.split()]
     assert train.main([*flags, "--expname", "whole"]) == 0
     assert train.main([*flags, "--N_iters", "4"]) == 0
     assert train.main(flags) == 0
@@ -195,7 +196,7 @@ def test_ft_path_starts_from_a_checkpoint(flags, run, tmp_path):
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize(("first", "then"), [("bp", "dfa-best"), ("bp", "kp"), ("bp", "dfa")])
+@pytest.mark.parametrize(("first", "then"), [("bp", "dfa-best"), ("dfa-best", "bp"), ("hdfa", "bp"), ("dkp", "dfa")])
 def test_ft_path_starts_one_rule_from_anothers_weights(flags, run, tmp_path, first, then, capsys):
     assert train.main([*flags, *learning(first)]) == 0
     more = [*learning(then), "--expname", "more", "--ft_path", str(run / "000006.tar"), "--N_iters", "6"]
@@ -203,8 +204,8 @@ def test_ft_path_starts_one_rule_from_anothers_weights(flags, run, tmp_path, fir
     a, b = weights(run / "000006.tar"), weights(tmp_path / "runs" / "more" / "000006.tar")
     assert set(a) == set(b)  # what a rule holds is beside the weights
     assert all(torch.equal(a[name], b[name]) for name in a)
-    # Where R is a parameter the optimiser knows it.
-    assert ("optimiser begins anew" in capsys.readouterr().out) == ((first, then) != ("bp", "dfa"))
+    # Where R is a parameter the optimiser knows it; that of hdfa is of another kind.
+    assert "optimiser begins anew" in capsys.readouterr().out
     assert train.main([*flags, *more, "--N_iters", "8"]) == 0  # goes on, with the mirror that the checkpoint has
 
 
