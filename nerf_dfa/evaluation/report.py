@@ -2,9 +2,9 @@
 
     python -m nerf_dfa.evaluation.report RUN... [--format md|latex|csv] [--out FILE]
 
-reads RUN/metrics.json of every run and gives one row for each, and a mean row for every learning rule that
-stands in more than one row. What qualifies a number is said below the table (Markdown, LaTeX) or in a last
-column (CSV).
+reads RUN/metrics.json of every run (RUN may be another .json of that kind, too) and gives one row for each, and a
+mean row for every learning rule that stands in more than one row. What qualifies a number is said below the table
+(Markdown, LaTeX) or in a last column (CSV).
 
 metrics.json is one object, written by `metrics.write_metrics`:
 
@@ -106,12 +106,12 @@ PUBLISHED_COLUMNS = tuple(Column(method, method, "{:.2f}".format) for method in 
 
 
 def read_metrics(run: Path) -> dict[str, Any]:
-    """The metrics.json of a run, checked.
+    """The metrics.json of a run, or a file of another name that is one, checked.
 
     Raises:
         UserError: there is none, it is no JSON, or a key that the table shows is missing or of a wrong type.
     """
-    path = run / "metrics.json"
+    path = run if run.suffix == ".json" else run / "metrics.json"
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_such_number)
     except (FileNotFoundError, NotADirectoryError):
@@ -209,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m nerf_dfa.evaluation.report",
         description="A table of runs beside the published numbers, from the metrics.json of each.",
     )
-    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="folder of a run")
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="folder of a run, or one of its reports")
     parser.add_argument("--format", choices=("md", "latex", "csv"), default="md", help="default: %(default)s")
     parser.add_argument("--out", metavar="FILE", type=Path, help="write there instead of to the terminal")
     args = parser.parse_args(argv)

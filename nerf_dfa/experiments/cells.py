@@ -96,8 +96,9 @@ def train(options: Options, scene: Scene, device: torch.device) -> tuple[Trainer
 
     None: it collapsed every time.
     """
+    seconds = 0.0
     for attempt in range(RESTARTS + 1):
-        trainer, alignment = make_trainer(options, scene, device, attempt), []
+        trainer, alignment = make_trainer(options, scene, device, attempt, seconds), []
 
         def align(step: int, trainer: Trainer = trainer, alignment: list = alignment) -> None:
             layers = trainer.task.alignment(trainer.model).as_dict()
@@ -110,6 +111,7 @@ def train(options: Options, scene: Scene, device: torch.device) -> tuple[Trainer
             if not trainer.run(options.N_iters):
                 raise KeyboardInterrupt
         except Collapsed:
+            seconds = trainer.seconds
             continue
         return trainer, alignment
     return None

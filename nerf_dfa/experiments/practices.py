@@ -25,7 +25,7 @@ from nerf_dfa.classification import ACTIVATIONS, NORMS, OPTIMISERS, SCHEDULES, S
 from nerf_dfa.classification.data import DATASETS
 from nerf_dfa.errors import UserError
 from nerf_dfa.experiments import tables
-from nerf_dfa.files import write_text
+from nerf_dfa.files import alone, write_text
 from nerf_dfa.learning import RULES
 from nerf_dfa.learning.feedback import NORMALISATIONS
 from nerf_dfa.learning.projection import PROJECTIONS
@@ -166,10 +166,14 @@ def _number(where: str, text: str, kind: type, lowest: int | float) -> Any:
 def run_study(study: Study, out: Path, datadir: str | None = None) -> dict[str, Any]:
     """Runs what out/NAME.json does not hold yet, and returns its contents.
 
-    Raises UserError if the file is of a study with other settings.
+    Raises UserError if the file is of a study with other settings, or another process is writing it.
     """
     out.mkdir(parents=True, exist_ok=True)
-    path = out / f"{study.name}.json"
+    with alone(out / f".{study.name}.lock"):
+        return _run_study(study, out / f"{study.name}.json", datadir)
+
+
+def _run_study(study: Study, path: Path, datadir: str | None) -> dict[str, Any]:
     stated = json.loads(json.dumps(asdict(study)))
     result: dict[str, Any] = {"study": stated, "machine": machine(), "runs": {}}
     if path.exists():

@@ -108,7 +108,7 @@ def markdown(cells: Cells) -> str:
     lines += [study.note] if study.note else []
     machines = sorted({_machine(run["machine"]) for run in runs})
     commits = sorted({str(run["commit"]) for run in runs})
-    lines += ["", f"On {'; '.join(machines)}; commit {', '.join(commits)}.", "", *_flags(study)]
+    lines += ["", f"On {'; '.join(machines)}; commit {', '.join(commits)}.{_precisions(cells)}", "", *_flags(study)]
     return "\n".join(lines) + "\n"
 
 
@@ -203,6 +203,17 @@ def _flags(study: Study) -> list[str]:
     lines += [f"{column.name}: `{' '.join(column.flags)}`" for column in study.columns]
     lines += [f"{row.name}: `{' '.join(row.flags)}`" for row in study.rows]
     return [f"* {line}" for line in lines]
+
+
+def _precisions(cells: Cells) -> str:
+    """In what each column was computed, where they are not stated row by row."""
+    found = {}
+    for column in cells.study.columns:
+        runs = [run for row in cells.study.rows for run in cells.seeds(row, column)]
+        found[column.name] = " or ".join(sorted({run["precision"] for run in runs if run.get("precision")}))
+    if len(set(found.values())) == 1:
+        return f" All in {next(iter(found.values()))}." if all(found.values()) else ""
+    return " " + ", ".join(f"{name} in {precision}" for name, precision in found.items()) + "."
 
 
 def _machine(machine: dict[str, Any]) -> str:

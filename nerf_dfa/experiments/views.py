@@ -17,10 +17,14 @@ from nerf_dfa.experiments.cells import run_cell
 from nerf_dfa.experiments.studies import HOME, Column, Row, Study, read_study, reduced
 from nerf_dfa.experiments.tables import say
 from nerf_dfa.experiments.view_tables import key_of, picture_path, write
-from nerf_dfa.files import write_text
+from nerf_dfa.files import alone, write_text
 from nerf_dfa.machine import git_commit, machine
+from nerf_dfa.nerf.flags import parse
+from nerf_dfa.nerf.model import measured_precision
 from nerf_dfa.nerf.options import PRESETS
 from nerf_dfa.nerf.outputs import write_png
+from nerf_dfa.training.devices import choose_device
+from nerf_dfa.training.precision import Precision
 from nerf_dfa.training.workers import Routine, drive
 
 CONFIGS = HOME / "configs" / "experiments"
@@ -33,9 +37,26 @@ EXTENSIONS = 3
 def views(arguments: argparse.Namespace) -> None:
     """The study in configs/experiments that has the experiment's name, or another that --config names."""
     path = arguments.config or CONFIGS / f"{arguments.name}.txt"
-    study = reduced(read_study(path), arguments.steps, arguments.seeds, arguments.columns, arguments.flags)
+    study = read_study(path)
+    part = reduced(study, arguments.steps, arguments.seeds, arguments.columns, arguments.flags)
     data = Path(arguments.datadir) if arguments.datadir else DATA
-    print(write(study, run_study(study, arguments.out, data, arguments.jobs), arguments.out))
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    with alone(arguments.out / f".{study.name}.lock"):
+        result = run_study(part, arguments.out, data, arguments.jobs)
+    whole = reduced(study, arguments.steps, arguments.seeds, None, arguments.flags)
+    columns = [column.name for column in whole.columns if finished(whole, column, result["runs"])]
+    whole = reduced(study, arguments.steps, arguments.seeds, columns, arguments.flags)
+    print(write(whole, result, arguments.out))
+
+
+def finished(study: Study, column: Column, runs: dict[str, Any]) -> bool:
+    """Whether every seed of every cell of the column has its run, by the flags that the study states."""
+    return all(
+        runs.get(key_of(row, column, f"seed {seed}"), {}).get("flags") == _stated(study, row, column)
+        for row, other in study.cells()
+        if other == column
+        for seed in range(study.seeds)
+    )
 
 
 def run_study(study: Study, out: Path, data: Path, jobs: int = 1) -> dict[str, Any]:
@@ -50,6 +71,12 @@ def run_study(study: Study, out: Path, data: Path, jobs: int = 1) -> dict[str, A
     cells = [(row, column, study.arguments(row, column, data)) for row, column in study.cells()]
     for row, column, _ in cells:
         _check(study, row, column, runs, path)
+    settled: dict[str, Precision] = {}
+    for place, (row, column, flags) in enumerate(cells):
+        if parse(flags)[0].precision == "auto":
+            if column.name not in settled:
+                settled[column.name] = precision(column, flags, runs)
+            cells[place] = row, column, [*flags, "--precision", settled[column.name]]
 
     def keep(key: str, row: Row, column: Column, run: dict[str, Any], said: str) -> None:
         about = {"jobs": jobs, "machine": machine(), "commit": git_commit()}
@@ -87,6 +114,18 @@ def run_study(study: Study, out: Path, data: Path, jobs: int = 1) -> dict[str, A
         drive([extend(*cell) for cell in cells], jobs)
     drive([train(*cell, seed) for seed in range(study.seeds) for cell in cells], jobs)
     return result
+
+
+def precision(column: Column, flags: list[str], runs: dict[str, Any]) -> Precision:
+    """What a column's cells compute in where their flags leave it open: all in the same, whatever each found faster.
+
+    As its runs did, those that count before those that searched; before the first, what is faster on this machine.
+    """
+    of_column = {key: run for key, run in runs.items() if key.split(" | ")[-2] == column.name and run.get("precision")}
+    for key in sorted(of_column, key=lambda key: "seed" not in key.split(" | ")[-1]):
+        return of_column[key]["precision"]
+    options = parse(flags)[0]
+    return measured_precision(options, choose_device(options.device))
 
 
 def tried(runs: dict[str, Any], row: Row, column: Column) -> dict[float, float]:

@@ -50,6 +50,8 @@ class ProbedFeedback(EstimatedFeedback):
         error, tangent: (..., c), dL/dy and the output's derivative along the tangents s_i r_i u; flips: r_i (..., 1) of
         every layer; scales: s_i of every layer; signs: u (..., at least the largest l_i).
         """
+        if not error.numel():  # no row that could say anything
+            return
         c, matrices = error.shape[-1], self.matrices
         weights = shares(error.reshape(-1, c).float())
         signs = signs.reshape(-1, signs.shape[-1])

@@ -226,7 +226,11 @@ def _dfa(error_width: int, hidden_widths: Sequence[int], **options) -> Rule:
     return DirectFeedback(_feedback(error_width, hidden_widths, **options))
 
 
-def _drtp(error_width: int, hidden_widths: Sequence[int], normalisation: str = "layer", **options) -> Rule:
+def _drtp(
+    error_width: int, hidden_widths: Sequence[int], normalisation: str = "layer", shared: bool = True, **options
+) -> Rule:
+    if not shared:
+        raise ValueError("drtp has one matrix for all layers; leave shared = True")
     projection = _feedback(error_width, hidden_widths, **options).projection
     return DirectFeedback(TargetFeedback(projection, normalisation))
 
@@ -279,11 +283,12 @@ def make_rule(
     error_width: width c of the network's output; hidden_widths: width of each feedback point, in order. reach: for a
     network with branches, which outputs each point leads to (None: all); direct rules then send it the errors of these
     alone.
-    options: for dfa, hdfa, drtp and modular: feedback (a kind of projection.py, or a Projection), shared,
-    normalisation ("layer", "max", "full" or "none"), device, k (sparse); modular: modules; fdfa and mdfa: every,
-    growth, first and average.
+    options: for dfa, hdfa, drtp and modular: feedback (a kind of projection.py, or a Projection), normalisation
+    ("layer", "max", "full" or "none"), device, k (sparse), and but for drtp shared; modular: modules; fdfa and mdfa:
+    every, growth, first and average.
     Random matrices are drawn from torch's global generator, after the weights if the rule is made last.
-    Raises ValueError for an unknown name or a network without hidden layers, TypeError for an unknown option.
+    Raises ValueError for an unknown name, a network without hidden layers, or drtp with a reach (its targets are of all
+    outputs); TypeError for an unknown option.
     """
     if name not in RULES:
         raise ValueError(f"unknown learning rule '{name}'; there are {', '.join(RULES)}")
@@ -291,6 +296,8 @@ def make_rule(
         raise ValueError(f"learning rule '{name}' needs at least one hidden layer")
     if reach and len(reach) != len(hidden_widths):
         raise ValueError(f"reach is of {len(reach)} feedback points, and there are {len(hidden_widths)}")
+    if name == "drtp" and any(part is not None for part in reach):
+        raise ValueError("drtp sends the targets of all outputs to every layer; it takes no reach")
     rule = RULES[name](error_width, hidden_widths, **options)
     if isinstance(rule, DirectFeedback):
         rule.feedback.reach = tuple(reach)

@@ -66,18 +66,29 @@ def two_pass(rule: Rule, forward: Callable[[], Tensor], loss: Callable[[Tensor],
     """
     if not isinstance(rule, DirectFeedback) or next(rule.feedback.parameters(), None) is not None:
         raise TypeError(f"two_pass needs a rule with fixed direct feedback, such as dfa; got {type(rule).__name__}")
-    random = torch.get_rng_state()
+    random = _random_states()
     with torch.no_grad():
         y = forward()
     y = y.detach().requires_grad_()
     value = loss(y)
     (error,) = torch.autograd.grad(value, y)
-    after = torch.get_rng_state()
-    torch.set_rng_state(random)
+    after = _random_states()
+    _set_random_states(random)
     tape = Immediate(rule.feedback, error)
     with rule.using(lambda: tape):
         returned = forward()
-    torch.set_rng_state(after)
+    _set_random_states(after)
     if tape.result is None or returned.data_ptr() != tape.result.data_ptr():
         raise ValueError("two_pass: the forward pass has to return what it gives to tape.output, and nothing later")
     return value.detach()
+
+
+def _random_states() -> tuple[Tensor, list[Tensor]]:
+    """Of the CPU's generator, and of every GPU's where they are in use."""
+    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+
+
+def _set_random_states(states: tuple[Tensor, list[Tensor]]) -> None:
+    torch.set_rng_state(states[0])
+    if states[1]:
+        torch.cuda.set_rng_state_all(states[1])

@@ -5,6 +5,7 @@ Names and meanings are nerf-pytorch's where it has the flag.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -13,6 +14,9 @@ from nerf_dfa.errors import UserError
 from nerf_dfa.learning import RULES
 from nerf_dfa.learning.projection import PROJECTIONS
 from nerf_dfa.scenes.load import FORMATS
+
+# Of an encoding; of more, float32 holds no part of a wave.
+MOST_FREQUENCIES = 24
 
 Condition = tuple[Callable[["Options"], bool], str]
 
@@ -254,6 +258,9 @@ class Options:
 
 def check(options: Options) -> None:
     """UserError for a value outside its range."""
+    for name, value in vars(options).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"--{name} {value}: it has to be a finite number")
     positive = (
         "testskip image_size netdepth netwidth netdepth_fine netwidth_fine N_samples N_rand N_iters lrate chunk "
         "render_factor frames fps probe_every bound grid_min grid_max grid_levels grid_features grid_depth grid_width "
@@ -274,6 +281,14 @@ def check(options: Options) -> None:
         raise UserError(f"--exact_share {options.exact_share}: a share, from 0 to 1")
     if options.probe_average > 1:
         raise UserError(f"--probe_average {options.probe_average}: a share, above 0 and at most 1")
+    for name in ("multires", "multires_views"):
+        if getattr(options, name) > MOST_FREQUENCIES:
+            raise UserError(f"--{name} {getattr(options, name)}: at most {MOST_FREQUENCIES}, each twice the one before")
+    if not 0 <= options.seed < 1 << 62:
+        raise UserError(f"--seed {options.seed}: from 0 to 2^62 - 1")
+    narrow = min(options.netwidth, options.netwidth_fine if options.N_importance else options.netwidth)
+    if options.field == "mlp" and options.use_viewdirs and narrow < 2:
+        raise UserError("--netwidth 1 --use_viewdirs: the layer behind the view has half the width, of 2 at least")
     if options.i_embed not in (0, -1):
         raise UserError(f"--i_embed {options.i_embed}: 0 is the positional encoding, -1 none")
     if options.perturb not in (0, 1):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,13 +27,14 @@ from nerf_dfa.nerf.outputs import (
 from nerf_dfa.nerf.run import Trained, load_run, load_run_scene, scene_format
 from nerf_dfa.scenes import PATHS, look_at
 from nerf_dfa.scenes.paths import nearest_to_axes
+from nerf_dfa.scenes.scene import check_pose
 from nerf_dfa.training.devices import choose_device
 from nerf_dfa.training.program import Parser
 
-# Flags that stand in for the run's own options of the same name.
-OVERRIDES = (
-    "datadir testskip chunk netchunk dual occupancy N_importance device precision render_factor frames fps".split()
-)
+# Flags that stand in for the run's own options of the same name; those that change the test views or their scores,
+# which then stand beside the run's own.
+VARIANTS = "dual testskip occupancy N_importance render_factor".split()
+OVERRIDES = ["datadir", "chunk", "netchunk", "device", "precision", "frames", "fps", *VARIANTS]
 
 
 def make_parser() -> Parser:
@@ -111,7 +114,8 @@ def run(argv: list[str]) -> int:
         elif args.pose is not None:
             made = _render_pose(studio, out, options, args.pose, trained.step)
         else:
-            made = _render_test(studio, out, options, trained, dataset_type)
+            changed = {k: v for k, v in given.items() if k in VARIANTS and v != getattr(trained.options, k)}
+            made = _render_test(studio, out, options, trained, dataset_type, changed)
     except OSError as error:
         raise UserError(f"cannot write to {out}: {error.strerror or error}") from error
     for line in made:
@@ -139,23 +143,49 @@ def _check_read(args: argparse.Namespace) -> None:
         raise UserError("--testskip has no effect here: no test view is rendered")
 
 
-def _render_test(studio: Studio, out: Path, options: Options, trained: Trained, dataset_type: str) -> list[str | Path]:
-    """The test views; their scores where they are rendered at full resolution."""
+def _render_test(
+    studio: Studio, out: Path, options: Options, trained: Trained, dataset_type: str, changed: dict[str, Any]
+) -> list[str | Path]:
+    """The test views; their scores where they are rendered at full resolution.
+
+    What the run's last checkpoint gives as it was trained is its metrics.json; anything else has a name that says so.
+    """
     if not studio.scene.split.get("test"):
         raise UserError(f"{options.datadir} has no test views; give --path or --pose")
-    folder = out / f"testset_{trained.step:06d}{'' if options.dual == 'none' else '_dual_' + options.dual}"
+    variant = "".join(f"_{name}_{value}" for name, value in sorted(changed.items()))
+    folder = out / f"testset_{trained.step:06d}{variant}"
     if options.render_factor > 1:
         _, cameras, _ = studio.scene.views("test")
         render_views(studio, reduced(cameras, options.render_factor), folder, "test views")
         return [folder, "not scored: --render_factor changes the resolution"]
     scores = render_test_set(studio, folder)
-    name = "metrics.json" if options.dual == "none" else f"metrics_dual_{options.dual}.json"
-    write_report(out / name, scores, options, studio.scene, dataset_type, studio.model, trained.step, trained.seconds)
-    return [folder, out / name, f"PSNR {scores['psnr']:.2f} dB over {scores['views']} test views"]
+    path = out / f"metrics{'' if trained.last else f'_{trained.step:06d}'}{variant}.json"
+    before = _alignment_in(path, trained.step)
+    write_report(
+        path,
+        scores | before,
+        options,
+        studio.scene,
+        dataset_type,
+        studio.model,
+        trained.step,
+        trained.seconds,
+        trained.restarts,
+    )
+    return [folder, path, f"PSNR {scores['psnr']:.2f} dB over {scores['views']} test views"]
+
+
+def _alignment_in(path: Path, step: int) -> dict[str, Any]:
+    """The alignment, which is measured while training, that a report of the same step has."""
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        return {"alignment": report["alignment"]} if report["steps"] == step else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _render_pose(studio: Studio, out: Path, options: Options, text: str, step: int) -> list[Path]:
-    """One view as pose_{step}.png and its disparity; a number is added where there is one already."""
+    """One view as pose_{step}/000.png and its disparity; a number is added where there is such a folder already."""
     pose = parse_pose(text, studio.scene.cameras.poses, studio.scene.up)
     cameras = reduced(studio.scene.cameras.with_poses(pose[None]), options.render_factor)
     folder, number = out / f"pose_{step:06d}", 1
@@ -170,25 +200,31 @@ def parse_pose(text: str, poses: torch.Tensor, up: tuple[float, float, float]) -
 
     poses: the scene's own cameras, whose axes meet in its middle; up: the direction that elevation counts from.
     """
-    source = Path(text)
-    if source.is_file():
+    numbers = _numbers(text)
+    if numbers is None:
         try:
-            text = source.read_text()
+            numbers = _numbers(Path(text).read_text())
         except (OSError, UnicodeDecodeError):
-            raise UserError(f"--pose {source}: not a text file of numbers") from None
-    try:
-        numbers = [float(word) for word in text.translate(str.maketrans("[](),;", "      ")).split()]
-    except ValueError:
-        raise UserError(f"--pose {text[:80]!r}: neither a file nor numbers") from None
+            raise UserError(f"--pose {text[:80]!r}: neither numbers nor a text file of them") from None
+        if numbers is None:
+            raise UserError(f"--pose {text}: not a text file of numbers")
+    if not np.isfinite(np.float32(numbers)).all():
+        raise UserError(f"--pose {text[:80]}: its numbers have to be finite")
     if len(numbers) == 3:
         return _around(*numbers, centre=nearest_to_axes(poses), up=torch.tensor(up))
     if len(numbers) not in (12, 16):
         raise UserError(f"--pose: {len(numbers)} numbers; expected 3 (azimuth,elevation,distance), 12 or 16")
     matrix = torch.tensor(numbers[:12]).view(3, 4)
-    error = (matrix[:, :3].T @ matrix[:, :3] - torch.eye(3)).abs().max().item()
-    if not np.isfinite(numbers).all() or error > 1e-3:
-        raise UserError(f"--pose: its left 3x3 part is not a rotation (off by {error:.2g})")
+    check_pose(matrix, "--pose")
     return matrix
+
+
+def _numbers(text: str) -> list[float] | None:
+    """The numbers in a text, with or without brackets and commas; None if anything else is in it."""
+    try:
+        return [float(word) for word in text.translate(str.maketrans("[](),;", "      ")).split()]
+    except ValueError:
+        return None
 
 
 def _around(azimuth: float, elevation: float, distance: float, centre: torch.Tensor, up: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import torch
 
 from nerf_dfa.errors import UserError
-from nerf_dfa.files import write_text
+from nerf_dfa.files import alone, write_text
 from nerf_dfa.interop import nerf_pytorch
 from nerf_dfa.nerf.flags import make_parser
 from nerf_dfa.nerf.model import build_model, codec, measured_precision
@@ -26,6 +28,9 @@ MAY_CHANGE = frozenset(
     "expname basedir datadir testskip N_iters device no_reload ft_path chunk netchunk dual render_only render_test "
     "render_factor path frames fps i_print i_img i_alignment i_weights i_testset i_video".split()
 )
+
+
+LOCK = ".lock"  # in the run folder, while a process trains there
 
 
 def run_folder(options: Options) -> Path:
@@ -62,7 +67,8 @@ def as_in_nerf_pytorch(options: Options, given: set[str]) -> tuple[Options, str 
     Its networks are rendered as there: its density and its rays, where the user (`given`) did not ask for others. A
     run folder of its own goes on with its learning rule.
     """
-    first = [] if options.no_reload and not options.render_only else list_checkpoints(run_folder(options))[:1]
+    folder = run_folder(options)
+    first = list_checkpoints(folder)[:1] if goes_on(folder, options) else []
     values: dict[str, Any] = {}
     if options.ft_path is not None and Path(options.ft_path).is_file():
         path = Path(options.ft_path)
@@ -77,9 +83,30 @@ def as_in_nerf_pytorch(options: Options, given: set[str]) -> tuple[Options, str 
     return replace(options, **values), f"{path} is nerf-pytorch's: {changes}"
 
 
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Inside the block the run folder is there, and no other process trains in it. UserError if one does."""
+    new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write the run folder {folder}: {error.strerror}") from error
+    try:
+        with alone(folder / LOCK):
+            yield
+    finally:
+        if new and not any(folder.iterdir()):  # it was a mistake
+            folder.rmdir()
+
+
+def goes_on(folder: Path, options: Options) -> bool:
+    """Whether a run of these options goes on from what the folder holds, or shows it."""
+    return bool(list_checkpoints(folder)) and (not options.no_reload or options.render_only)
+
+
 def check_continues(folder: Path, options: Options) -> None:
-    """UserError if the folder holds a run with other settings than these."""
-    if not list_checkpoints(folder) or not (folder / "args.txt").is_file():
+    """UserError if the options go on with the run that the folder holds, and that has others."""
+    if not goes_on(folder, options) or not (folder / "args.txt").is_file():
         return
     before, skip = read_args(folder), unread(options, scene_format(options))  # args.txt has only what is read
     for name, value in vars(options).items():
@@ -95,17 +122,17 @@ def check_continues(folder: Path, options: Options) -> None:
 def settle_precision(options: Options, device: torch.device) -> Options:
     """The options with precision "auto" settled: as the folder's run has it, else as a measurement finds."""
     folder = run_folder(options)
-    if options.precision == "auto" and list_checkpoints(folder) and not options.no_reload:
+    if options.precision == "auto" and goes_on(folder, options) and (folder / "args.txt").is_file():
         options = replace(options, precision=read_args(folder).precision)
     return options if options.precision != "auto" else replace(options, precision=measured_precision(options, device))
 
 
 def put_aside(folder: Path) -> Path | None:
     """Moves what an earlier run left in the folder to `replaced_001`, ... inside it; None if there was nothing."""
-    left = [p for p in folder.iterdir() if not p.name.startswith("replaced_")] if folder.is_dir() else []
+    left = [p for p in folder.iterdir() if not p.name.startswith(("replaced_", LOCK))] if folder.is_dir() else []
     if not left:
         return None
-    number = 1 + len(list(folder.glob("replaced_*")))
+    number = 1 + max((int(p.name[9:]) for p in folder.glob("replaced_*") if p.name[9:].isdecimal()), default=0)
     target = folder / f"replaced_{number:03d}"
     target.mkdir()
     for path in left:
@@ -150,13 +177,15 @@ def load_run_scene(options: Options, dataset_type: str) -> Scene:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained run, read back: its options, model and the step of the checkpoint."""
+    """A trained run, read back: its options, model and the step of the checkpoint, and whether that is the last."""
 
     folder: Path
     options: Options
     model: RadianceModel
     step: int
+    last: bool
     seconds: float
+    restarts: int
 
 
 def load_run(folder: Path, device: torch.device, step: int | None = None) -> Trained:
@@ -174,5 +203,6 @@ def load_run(folder: Path, device: torch.device, step: int | None = None) -> Tra
     contents = load_checkpoint(path)
     model = build_model(options)
     codec(model).load(contents, path)
-    seconds = float(contents.get("seconds", 0.0))
-    return Trained(folder, options, model.to(device), step_of(contents, path), seconds)
+    last = path == checkpoints[-1]
+    seconds, restarts = float(contents.get("seconds", 0.0)), int(contents.get("restarts", 0))
+    return Trained(folder, options, model.to(device), step_of(contents, path), last, seconds, restarts)

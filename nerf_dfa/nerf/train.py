@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from nerf_dfa.nerf.model import (
     inference_settings,
     mean_colour,
     measured_precision,
+    occupied_anew,
     sample_length,
     scene_box,
     training_settings,
@@ -28,6 +30,7 @@ from nerf_dfa.nerf.optimizer import make_optimizer
 from nerf_dfa.nerf.options import Options, check_read
 from nerf_dfa.nerf.outputs import Studio, make_studio, render_path, render_test_set, write_report
 from nerf_dfa.nerf.run import (
+    alone_in,
     as_in_nerf_pytorch,
     check_continues,
     load_run_scene,
@@ -60,6 +63,10 @@ def main(argv: list[str] | None = None, default_config: Path | None = None) -> i
     except UserError as error:
         print(f"train.py: error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # of reading, each is a UserError
+        what = error.filename or "the run"
+        print(f"train.py: error: cannot write {what}: {error.strerror or error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:  # outside the training loop, which ends by itself; mostly in the final renders
         print("train.py: interrupted; what is on the disk is whole, and the same command goes on", file=sys.stderr)
         return INTERRUPTED
@@ -76,17 +83,27 @@ def run(argv: list[str], default_config: Path | None) -> int:
     dataset_type = scene_format(options)
     check_read(options, given, dataset_type)
     options = settle_precision(options, device)
-    if not options.no_reload or options.render_only:
-        check_continues(folder, options)
+    check_continues(folder, options)
     scene = load_run_scene(options, dataset_type)
     _check_scene(options, scene)
+    with nullcontext() if options.render_only else alone_in(folder):
+        status = _run_on(scene, options, folder, dataset_type, config, device)
+    if status == 0 and not options.render_only:
+        tqdm.write(f"{'all in':>12}  {time.perf_counter() - start:.0f} s")
+    return status
+
+
+def _run_on(
+    scene: Scene, options: Options, folder: Path, dataset_type: str, config: Path | None, device: torch.device
+) -> int:
+    """Trains as far as the options say and reports, or only renders; returns the exit status."""
     say = tqdm.write
 
     def studio_of(trainer: Trainer) -> Studio:
         return make_studio(trainer.model, scene, inference_settings(options, device), options, say)
 
     trainer = make_trainer(options, scene, device)
-    _continue(trainer, options, folder)
+    _continue(trainer, scene, options, folder)
     if options.render_only:
         split = "test" if options.render_test else None
         return _render_only(trainer, studio_of(trainer), options, folder, dataset_type, split)
@@ -106,7 +123,9 @@ def run(argv: list[str], default_config: Path | None) -> int:
                     "--output_bias mean or a smaller --lrate"
                 ) from None
             say(f"{collapse}; starting anew from another initialisation, number {attempt} of at most {RESTARTS}")
-            trainer = make_trainer(options, scene, device, attempt)
+            for path in list_checkpoints(folder):  # of the collapsed field, from which no run should go on
+                path.unlink()
+            trainer = make_trainer(options, scene, device, attempt, trainer.seconds)
     path = trainer.save(folder)
     if not completed:
         say(f"stopped at step {trainer.finished}, saved as {path}; the same command goes on from there")
@@ -114,12 +133,16 @@ def run(argv: list[str], default_config: Path | None) -> int:
     results = {"checkpoint": path, **finish(trainer, studio, options, folder, dataset_type)}
     for name, value in results.items():
         say(f"{name:>12}  {value}")
-    say(f"{'all in':>12}  {time.perf_counter() - start:.0f} s")
     return 0
 
 
-def make_trainer(options: Options, scene: Scene, device: torch.device, attempt: int = 0) -> Trainer:
-    """Model, task and optimiser of the options, before the first step. attempt: how many have collapsed before."""
+def make_trainer(
+    options: Options, scene: Scene, device: torch.device, attempt: int = 0, seconds: float = 0.0
+) -> Trainer:
+    """Model, task and optimiser of the options, before the first step.
+
+    attempt: how many have collapsed before; seconds: which those took.
+    """
     seed = seed_of(options.seed, attempt)
     torch.manual_seed(seed)
     model = build_model(options, scene_box(scene, options.bound))
@@ -156,6 +179,7 @@ def make_trainer(options: Options, scene: Scene, device: torch.device, attempt: 
         torch.Generator(device).manual_seed(seed),
         measured_precision(options, device) if options.precision == "auto" else options.precision,
         codec(model),
+        seconds=seconds,
         restarts=attempt,
     )
 
@@ -192,8 +216,9 @@ def train(trainer: Trainer, studio: Studio, options: Options, folder: Path, data
 
         def show(progress: Progress) -> None:
             nonlocal shown
-            if time.perf_counter() - shown < SHOW_SECONDS:  # reading the PSNR would make a GPU wait
+            if time.perf_counter() - shown < SHOW_SECONDS:  # reading the PSNR makes a GPU wait
                 return
+            trainer.wait()
             shown = time.perf_counter()
             rate = trainer.task.rays_drawn / (shown - begin)
             bar.set_postfix_str(f"PSNR {float(progress.scalars['psnr']):.2f} dB, {rate:,.0f} rays/s", refresh=False)
@@ -287,7 +312,7 @@ def _preview(studio: Studio) -> torch.Tensor:
     return to_uint8(studio.image(cameras, 0).rgb)
 
 
-def _continue(trainer: Trainer, options: Options, folder: Path) -> None:
+def _continue(trainer: Trainer, scene: Scene, options: Options, folder: Path) -> None:
     """Loads the run's last checkpoint, else ft_path; with no_reload puts aside what the run folder holds."""
     checkpoints = list_checkpoints(folder)
     if options.no_reload and not options.render_only:
@@ -299,9 +324,11 @@ def _continue(trainer: Trainer, options: Options, folder: Path) -> None:
         trainer.load(checkpoints[-1])
     elif options.ft_path is not None:
         if not trainer.load(Path(options.ft_path), of_any_rule=True):
-            tqdm.write(f"{options.ft_path}: of another learning rule; the optimiser begins anew")
+            tqdm.write(f"{options.ft_path}: its optimiser has other parameters; the optimiser begins anew")
     elif options.render_only:
         raise UserError(f"--render_only: {folder} has no checkpoint yet; train first, or give --ft_path")
+    if trainer.model.occupancy is None:  # the checkpoint has none
+        trainer.model.occupancy = occupied_anew(trainer.model, scene, options)
 
 
 def _render_only(
@@ -322,6 +349,10 @@ def _check_scene(options: Options, scene: Scene) -> None:
         raise UserError(f"{options.datadir}: no training view is left")
     if options.render_test and not scene.split.get("test"):
         raise UserError(f"--render_test: {options.datadir} has no test views")
+    if options.path == "test" and not scene.split.get("test"):
+        raise UserError(f"--path test: {options.datadir} has no test views")
+    if options.bound is not None and scene.ndc:
+        raise UserError("--bound has no effect here: normalised device coordinates have their own box; leave it out")
     if options.lindisp and scene.near <= 0:
         raise UserError(f"--lindisp needs a scene whose near is above 0, and {options.datadir} has {scene.near}")
     if scene.near >= scene.far:

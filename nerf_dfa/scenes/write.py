@@ -1,6 +1,6 @@
 """Writing a Scene to disk in the formats that others read, and so turning one format into another.
 
-    python -m nerf_dfa.scenes.write SCENE OUT --format blender|llff|transforms
+    python -m nerf_dfa.scenes.write SCENE OUT --format blender|llff|transforms [--factor N]
 
 What a format cannot hold is refused, never dropped: Blender has one focal length and a centred pinhole, LLFF these
 for each view and every 8th view for testing, transforms.json everything but NDC.
@@ -24,7 +24,7 @@ from PIL import Image
 
 from nerf_dfa.errors import UserError, plain_cautions
 from nerf_dfa.rendering.cameras import Cameras
-from nerf_dfa.scenes.load import load_scene
+from nerf_dfa.scenes.load import FORMATS, load_scene, recognise
 from nerf_dfa.scenes.scene import Scene
 
 SPLITS = ("train", "val", "test")
@@ -115,6 +115,9 @@ def write_llff(scene: Scene, folder: Path) -> None:
     cameras = scene.cameras
     _pinholes(scene, "LLFF")
     train, test = list(scene.split["train"]), list(scene.split["test"])
+    lost = len(set(scene.split["val"]) - set(test))
+    if lost:
+        raise UserError(f"{scene.name}: LLFF validates on the test views, and would lose {lost} views for validation")
     held = math.ceil((len(train) + len(test)) / LLFF_HOLD)
     if len(test) != held:
         raise UserError(
@@ -178,6 +181,21 @@ def _write_images(scene: Scene, folder: Path, views: dict[str, int]) -> None:
         list(pool.map(save, views.items()))
 
 
+def _as_it_is(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Options by which the scene's format leaves world and images as they are in its files, those that it has."""
+    root = Path(arguments.scene).expanduser()
+    name = arguments.dataset_type
+    if name == "auto" and root.is_dir():
+        name = recognise(root)
+    known = FORMATS[name].options if name in FORMATS else ()
+    if arguments.factor is not None and "factor" not in known:
+        raise UserError(f"--factor has no effect on {name} scenes; leave it out")
+    if arguments.factor is not None and arguments.factor < 1:
+        raise UserError(f"--factor {arguments.factor}: it has to be at least 1")
+    wanted = {"ndc": False, "keep_world": True, "factor": arguments.factor or 1}
+    return {key: value for key, value in wanted.items() if key in known}
+
+
 @plain_cautions("write")
 def main(argv: list[str] | None = None) -> int:
     """Runs the program; returns its exit status: 0, or 2 for a user's mistake (one line)."""
@@ -186,9 +204,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("out", help="new folder")
     parser.add_argument("--format", required=True, choices=WRITERS)
     parser.add_argument("--dataset_type", default="auto", help="format of the scene (default: look at the files)")
+    parser.add_argument("--factor", type=int, help="downsampling of LLFF and COLMAP images (default: none)")
     arguments = parser.parse_args(argv)
     try:
-        scene = load_scene(arguments.scene, arguments.dataset_type)
+        scene = load_scene(arguments.scene, arguments.dataset_type, **_as_it_is(arguments))
         write_scene(scene, arguments.out, arguments.format)
     except UserError as error:
         print(f"write: error: {error}", file=sys.stderr)

@@ -10,12 +10,13 @@ import json
 import statistics
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nerf_dfa.errors import UserError
-from nerf_dfa.files import write_text
+from nerf_dfa.files import alone, write_text
 from nerf_dfa.machine import machine
 from nerf_dfa.training.workers import Routine, drive
 
@@ -77,7 +78,10 @@ def run_cells(
         text = f"{cell.name}, seed {seed}: {score(run):.3f}, {run['seconds']} s"
         print(f"{ended}/{len(todo)}: {text}", file=sys.stderr, flush=True)
 
-    drive([one(cell, seed) for cell, seed in todo], jobs)
+    with ExitStack() as stack:
+        for cell in cells:
+            stack.enter_context(alone(out / f".{cell.name}.lock"))
+        drive([one(cell, seed) for cell, seed in todo], jobs)
 
 
 def cost(cells: Sequence[Cell], seeds: int) -> str:

@@ -29,10 +29,12 @@ def list_checkpoints(folder: Path) -> list[Path]:
 def save_checkpoint(path: Path, contents: dict[str, Any]) -> None:
     """Tensors, numbers, strings, lists and dicts of them. Raises UserError where the disk does not take them."""
     try:
-        with written_whole(path) as unfinished:
-            torch.save(contents, unfinished)
-    except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
-        raise UserError(f"cannot write checkpoint {path}: {error}".splitlines()[0]) from error
+        with written_whole(path) as unfinished, open(unfinished, "wb") as file:
+            torch.save(contents, file)
+    except (OSError, RuntimeError) as error:
+        cause = error.__context__ if isinstance(error, RuntimeError) else error  # torch's own is about its zip file
+        reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error).partition("\n")[0]
+        raise UserError(f"cannot write checkpoint {path}: {reason}") from error
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -72,6 +74,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Any, what: str, of_a
     optimiser, as another learning rule has, is left alone and the result is False.
     """
     keys = list(optimizer.defaults)  # loading adds some of torch's own
+    # What others hold of a group, such as the trainer's factor of its rate, is this run's.
+    held = [{k: v for k, v in g.items() if k not in (*keys, "params")} for g in optimizer.param_groups]
     try:
         sizes = [len(group["params"]) for group in state["param_groups"]]
         own_sizes = [len(group["params"]) for group in optimizer.param_groups]
@@ -96,7 +100,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Any, what: str, of_a
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise UserError(f"{what}: its optimiser's state does not fit {type(optimizer).__name__} ({reason})") from error
-    for group in optimizer.param_groups:
+    for group, own in zip(optimizer.param_groups, held, strict=True):
+        group.update(own)
         for key in keys:
             if key not in group:
                 raise UserError(

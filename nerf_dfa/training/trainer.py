@@ -125,13 +125,25 @@ class Trainer:
                 start = time.perf_counter()
                 progress = self.step()
                 self.seconds += time.perf_counter() - start
+                due = [(interval, hook) for interval, hook in self.hooks if progress.step % interval == 0]
+                if self.finished == steps or any(interval > 1 for interval, _ in due):
+                    self.wait()
                 progress.seconds = self.seconds
-                for interval, hook in self.hooks:
-                    if progress.step % interval == 0:
-                        hook(progress)
+                for _, hook in due:
+                    hook(progress)
                 if interrupted():
                     return False
         return True
+
+    def wait(self) -> None:
+        """Until the device has done the steps, which it does on its own time, so that `seconds` has all of theirs.
+
+        For hooks of every step before they read a scalar; before all others the trainer does it.
+        """
+        if self.generator.device.type == "cuda":
+            start = time.perf_counter()
+            torch.cuda.synchronize(self.generator.device)
+            self.seconds += time.perf_counter() - start
 
     def state(self) -> dict[str, Any]:
         """All that the next step depends on."""

@@ -11,6 +11,7 @@ from nerf_dfa.experiments import VIEWS, cells, views
 from nerf_dfa.experiments.__main__ import main
 from nerf_dfa.experiments.cells import held_out
 from nerf_dfa.experiments.studies import read_study, reduced
+from nerf_dfa.files import alone
 from nerf_dfa.nerf.collapse import Collapsed
 from nerf_dfa.nerf.options import PRESETS
 from nerf_dfa.scenes import load_scene
@@ -113,6 +114,38 @@ def test_figures(study, run, tmp_path, figure):
         assert image.width > 200
 
 
+def test_a_column_alone_leaves_the_others_in_the_table(study, run, tmp_path):
+    tables = []
+    for column in ("mlp", "grid"):
+        assert run(study(), "--seeds", "1", "--columns", column)[0] == 0
+        tables.append((tmp_path / "out" / "trial.md").read_text())
+    assert "|  | mlp |\n" in tables[0]
+    assert "|  | mlp | grid |\n" in tables[1]
+    assert run(study(), "--seeds", "1")[1] == tables[1] + "\n"
+
+
+def test_all_cells_of_a_column_have_one_precision(study, run, tmp_path, monkeypatch):
+    """A measurement that says something else each time decides once, and what is there before it."""
+    said = iter(["bf16", "fp32", "bf16", "fp32"])
+    monkeypatch.setattr(views, "measured_precision", lambda options, device: next(said))
+    monkeypatch.setattr(cells, "measured_precision", None)
+    auto = study(**{"fp32 # of all": "auto"})
+    assert run(auto, "--seeds", "1")[0] == 0
+    status, table, _ = run(auto, "--seeds", "2")
+    assert status == 0
+    for key, one in results(tmp_path).items():
+        assert one["precision"] == ("bf16" if "mlp" in key else "fp32")
+    assert "mlp in bf16, grid in fp32." in table
+
+
+def test_a_study_that_is_being_written_is_left_alone(study, run, tmp_path):
+    (tmp_path / "out").mkdir()
+    with alone(tmp_path / "out" / ".trial.lock"):
+        status, _, error = run(study())
+    assert status == 2
+    assert "another process is writing here" in error
+
+
 def test_more_seeds_go_on_and_other_flags_are_refused(study, run, tmp_path):
     assert run(study(), "--seeds", "1", "--columns", "grid")[0] == 0
     first = results(tmp_path)
@@ -207,8 +240,8 @@ def test_views_held_out_are_training_views_and_no_test_view_is_looked_at(tiny_sc
 def test_a_collapsed_run_begins_anew_and_is_counted(study, run, tmp_path, monkeypatch):
     make = cells.make_trainer
 
-    def collapsing(options, scene, device, attempt=0):
-        trainer = make(options, scene, device, attempt)
+    def collapsing(options, scene, device, attempt=0, seconds=0.0):
+        trainer = make(options, scene, device, attempt, seconds)
         if attempt < 2:
 
             def collapse(progress):
@@ -228,8 +261,8 @@ def collapsing_from(lrate, monkeypatch):
     """From this learning rate on every run collapses at every initialisation."""
     make = cells.make_trainer
 
-    def collapsing(options, scene, device, attempt=0):
-        trainer = make(options, scene, device, attempt)
+    def collapsing(options, scene, device, attempt=0, seconds=0.0):
+        trainer = make(options, scene, device, attempt, seconds)
 
         def collapse(progress):
             raise Collapsed(progress.step)

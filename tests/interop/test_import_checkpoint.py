@@ -127,7 +127,7 @@ def test_an_imported_run_is_rendered(tmp_path, tiny_scene, pair):
     torch.save(checkpoint(*pair), tmp_path / "a.ckpt")
     assert main([str(tmp_path / "a.ckpt"), "--out", str(tmp_path / "run"), "--datadir", str(tiny_scene)]) == 0
     assert render.main(["--run", str(tmp_path / "run"), "--testskip", "2", "--device", "cpu"]) == 0
-    assert (tmp_path / "run" / "testset_000100" / "000.png").is_file()
+    assert (tmp_path / "run" / "testset_000100_testskip_2" / "000.png").is_file()
 
 
 def test_settings_come_from_the_config_beside_the_file(tmp_path, tiny_scene):

@@ -249,3 +249,12 @@ def test_random_signs_are_fair():
     products = by_bit.T @ by_bit / 1500 - torch.eye(64)
     assert products.abs().max().item() < 5 / 1500**0.5
     assert random_signs((3, 1), like.double()).dtype == torch.float64
+
+
+def test_a_pass_without_rows_teaches_nothing():
+    torch.manual_seed(0)
+    net = Net()
+    net(torch.randn(20, 5)).square().sum().backward()
+    before = [matrix.clone() for matrix in net.rule.feedback.matrices]
+    net(torch.zeros(0, 5)).sum().backward()
+    assert all(torch.equal(a, b) for a, b in zip(before, net.rule.feedback.matrices, strict=True))

@@ -236,6 +236,10 @@ def test_target_projection_sends_the_targets_instead_of_the_error():
 def test_target_projection_without_targets_says_so():
     with pytest.raises(ValueError, match=r"drtp needs rule.feedback.targets of shape \(2, 5, 3\)"):
         learn(make("drtp"))
+    with pytest.raises(ValueError, match="drtp has one matrix for all layers"):
+        make_rule("drtp", 3, [4, 4], shared=False)
+    with pytest.raises(ValueError, match="drtp sends the targets of all outputs"):
+        make_rule("drtp", 3, [4, 4], reach=[None, slice(0, 1)])
 
 
 def test_hybrid_has_the_gradients_of_both():

@@ -2,7 +2,7 @@
 
 import json
 import os
-import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,44 +12,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from nerf.runs import one_line, weights
 from PIL import Image
 
 from nerf_dfa.evaluation import report
 from nerf_dfa.evaluation.metrics import mse_to_psnr
-from nerf_dfa.nerf import render, train
+from nerf_dfa.files import alone
+from nerf_dfa.nerf import train
+from nerf_dfa.nerf.collapse import Collapsed
 from nerf_dfa.nerf.options import learning
-from nerf_dfa.nerf.run import load_run
 from nerf_dfa.training.checkpoints import list_checkpoints, load_checkpoint
+from nerf_dfa.training.program import INTERRUPTED
 
 ROOT = Path(__file__).parents[2]
-SMALL = (
-    "--white_bkgd --netdepth 2 --netwidth 16 --multires 4 --N_samples 8 --N_rand 32 --N_iters 6 --i_weights 4 "
-    "--i_print 2 --i_img 3 --frames 2 --lrate 1e-2 --device cpu --precision fp32"
-).split()
-
-
-@pytest.fixture
-def flags(tiny_scene, tmp_path):
-    """Flags of a tiny run in tmp_path/runs/tiny."""
-    return ["--datadir", str(tiny_scene), "--basedir", str(tmp_path / "runs"), "--expname", "tiny", *SMALL]
-
-
-@pytest.fixture
-def run(tmp_path):
-    return tmp_path / "runs" / "tiny"
-
-
-def weights(path: Path) -> dict:
-    return load_checkpoint(path)["network_fn_state_dict"]
-
-
-def one_line(capsys, program="train.py") -> str:
-    text = capsys.readouterr().err.strip().splitlines()
-    assert len(text) == 1, text
-    assert text[0].startswith(f"{program}: error: ")
-    return text[0]
-
-
 MODES = {
     "dfa": [],
     "bp, coarse and fine": ["--learning_rule", "bp", "--N_importance", "4", "--netdepth_fine", "3", "--use_viewdirs"],
@@ -316,100 +291,6 @@ def test_render_only_renders_the_path_or_the_test_views(flags, run, capsys):
     assert (run / "tiny_spiral_000006_rgb.mp4").is_file()
 
 
-@pytest.fixture(scope="module")
-def trained(tiny_scene, tmp_path_factory):
-    """A run with a coarse and a fine network."""
-    base = tmp_path_factory.mktemp("runs")
-    flags = ["--datadir", str(tiny_scene), "--basedir", str(base), "--expname", "both", "--N_importance", "4", *SMALL]
-    assert train.main([*flags, "--netdepth_fine", "2", "--netwidth_fine", "16"]) == 0
-    return base / "both"
-
-
-class TestRender:
-    def test_the_test_views_are_rendered_as_train_did(self, trained, tmp_path, capsys):
-        assert render.main(["--run", str(trained), "--out", str(tmp_path)]) == 0
-        for i in range(2):
-            name = Path("testset_000006") / f"{i:03d}.png"
-            assert (tmp_path / name).read_bytes() == (trained / name).read_bytes()
-        ours, theirs = (json.loads((p / "metrics.json").read_text()) for p in (tmp_path, trained))
-        assert ours["psnr"] == theirs["psnr"]
-        assert ours["seconds"] == theirs["seconds"] > 0
-        assert re.search(r"PSNR \d+\.\d\d dB over 2 test views", capsys.readouterr().out)
-
-    def test_chunks_do_not_change_the_picture(self, trained, tmp_path):
-        assert render.main(["--run", str(trained), "--out", str(tmp_path), "--chunk", "7", "--netchunk", "20"]) == 0
-        a = np.asarray(Image.open(tmp_path / "testset_000006" / "000.png"), dtype=int)
-        b = np.asarray(Image.open(trained / "testset_000006" / "000.png"), dtype=int)
-        assert np.abs(a - b).max() <= 1
-
-    @pytest.mark.parametrize("path", ["circle", "spiral", "test"])
-    def test_paths_become_videos(self, trained, tmp_path, path):
-        frames = [] if path == "test" else ["--frames", "3"]
-        arguments = ["--run", str(trained), "--out", str(tmp_path), "--path", path, "--fps", "5", *frames]
-        assert render.main([*arguments, "--render_factor", "2"]) == 0
-        stem = f"both_{path}_000006"
-        assert len(list((tmp_path / stem).glob("*.png"))) == (2 if path == "test" else 3)
-        assert Image.open(tmp_path / stem / "000.png").size == (6, 6)
-        assert (tmp_path / f"{stem}_rgb.mp4").stat().st_size > 0
-
-    def test_a_pose_given_three_ways_is_the_same_view(self, trained, tmp_path):
-        model = json.loads(
-            (Path(load_run(trained, torch.device("cpu")).options.datadir) / "transforms_test.json").read_text()
-        )
-        matrix = model["frames"][1]["transform_matrix"]
-        text = ",".join(str(v) for row in matrix for v in row)
-        (tmp_path / "pose.txt").write_text("\n".join(" ".join(map(str, row)) for row in matrix[:3]))
-        for pose in (text, str(tmp_path / "pose.txt")):
-            assert render.main(["--run", str(trained), "--out", str(tmp_path), f"--pose={pose}"]) == 0
-        views = [tmp_path / "pose_000006" / "000.png", tmp_path / "pose_000006_1" / "000.png"]
-        expected = (trained / "testset_000006" / "001.png").read_bytes()
-        assert [v.read_bytes() for v in views] == [expected, expected]
-
-    def test_an_occupancy_can_be_made_for_a_run_without(self, trained, tmp_path):
-        scores = {}
-        for resolution in ("0", "24"):
-            out = tmp_path / resolution
-            assert render.main(["--run", str(trained), "--out", str(out), "--occupancy", resolution]) == 0
-            scores[resolution] = json.loads((out / "metrics.json").read_text())["psnr"]
-        assert scores["24"] == pytest.approx(scores["0"], abs=0.05)
-
-    def test_fewer_fine_samples_are_a_choice_of_rendering(self, trained, tmp_path, capsys):
-        flags = ["--run", str(trained), "--out", str(tmp_path), "--N_importance"]
-        assert render.main([*flags, "3"]) == 0
-        assert (tmp_path / "metrics.json").is_file()
-        assert render.main([*flags, "0"]) == 2
-        assert "--N_importance 0" in capsys.readouterr().err
-
-    def test_dual_renders_beside_the_plain_views(self, trained, tmp_path):
-        assert render.main(["--run", str(trained), "--out", str(tmp_path), "--dual"]) == 0
-        assert render.main(["--run", str(trained), "--out", str(tmp_path), "--dual", "raw"]) == 0
-        assert json.loads((tmp_path / "metrics_dual_pixels.json").read_text())["dual"] is True
-        assert (tmp_path / "testset_000006_dual_raw" / "001.png").is_file()
-
-    @pytest.mark.parametrize(
-        ("arguments", "message"),
-        [
-            (["--run", "/nowhere"], "no run folder /nowhere"),
-            (["--step", "5"], "has no checkpoint of step 5; it has 4, 6"),
-            (["--frames", "3"], "--frames has no effect without --path"),
-            (["--path", "test", "--frames", "3"], "--frames has no effect with --path test"),
-            (["--pose", "1,2"], "2 numbers"),
-            (["--pose", "nowhere.txt"], "neither a file nor numbers"),
-            (["--pose", ",".join(["1"] * 12)], "not a rotation"),
-            (["--pose", "0,95,4"], "elevation lies between"),
-            (["--path", "magic"], "invalid choice: 'magic'"),
-            (["--chunk", "0"], "--chunk 0"),
-            (["--datadir", "/nowhere/scene"], "/nowhere/scene"),
-            (["--out", "/proc/nowhere"], "/proc/nowhere"),
-            (["--path", "circle", "--pose", "0,0,4"], "not allowed with"),
-        ],
-    )
-    def test_a_mistake_gives_one_line(self, trained, capsys, arguments, message):
-        run = [] if "--run" in arguments else ["--run", str(trained)]
-        assert render.main([*run, *arguments]) == 2
-        assert message in one_line(capsys, "render.py")
-
-
 def test_the_programs_start_from_the_repository(tmp_path):
     for program in ("train.py", "render.py"):
         done = subprocess.run([sys.executable, ROOT / program, "--help"], capture_output=True, text=True, cwd=tmp_path)
@@ -424,3 +305,71 @@ def test_psnr_of_the_task_is_that_of_the_report():
     from nerf_dfa.nerf.task import psnr
 
     assert psnr(torch.tensor(0.01)).item() == pytest.approx(mse_to_psnr(0.01))
+
+
+def test_a_collapsed_attempt_leaves_no_checkpoint_to_go_on_from(flags, run, monkeypatch, capsys):
+    """Stopped soon after a new beginning, the run goes on from that, and counts the time before."""
+    plain = train.make_trainer
+    seconds = []
+
+    def make(options, scene, device, attempt=0, before=0.0):
+        trainer = plain(options, scene, device, attempt, before)
+
+        def collapse(progress):
+            raise Collapsed(progress.step)
+
+        if attempt == 0:
+            trainer.every(5, collapse)
+        else:
+            seconds.append(before)
+            trainer.every(1, lambda _: os.kill(os.getpid(), signal.SIGINT))
+        return trainer
+
+    monkeypatch.setattr(train, "make_trainer", make)
+    assert train.main(flags) == INTERRUPTED
+    assert [path.name for path in list_checkpoints(run)] == ["000001.tar"]
+    assert seconds[0] > 0
+    monkeypatch.setattr(train, "make_trainer", plain)
+    assert train.main(flags) == 0
+    report = json.loads((run / "metrics.json").read_text())
+    assert (report["restarts"], report["steps"]) == (1, 6)
+    assert report["seconds"] > seconds[0]
+
+
+def test_ft_path_leaves_this_runs_rates_and_occupancy(flags, run, tmp_path):
+    mlps = [flags.index(name) for name in ("--netdepth", "--netwidth", "--multires")]
+    flags = [flag for place, flag in enumerate(flags) if place not in mlps and place - 1 not in mlps]
+    grid = "--field grid --grid_min 4 --grid_max 8 --grid_levels 2 --occupancy 0".split()
+    assert train.main([*flags, *grid, "--grid_lrate", "1e-1"]) == 0
+    more = [*grid, "--expname", "more", "--ft_path", str(run / "000006.tar"), "--N_iters", "8"]
+    assert train.main([*flags, *more, "--grid_lrate", "1e-3", "--occupancy", "8"]) == 0
+    contents = load_checkpoint(tmp_path / "runs" / "more" / "000008.tar")
+    assert {group["rate_scale"] for group in contents["optimizer_state_dict"]["param_groups"]} == {1.0, 0.1}
+    assert contents["occupancy_state_dict"]["density"].any()
+
+
+def test_two_processes_do_not_train_in_one_folder(flags, run, capsys):
+    run.mkdir(parents=True)
+    with alone(run / ".lock"):
+        assert train.main(flags) == 2
+    assert "another process is writing here" in one_line(capsys)
+    assert not list(run.iterdir())
+
+
+def test_a_full_disk_is_said_in_one_line(flags, capsys, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device", "view.png")
+
+    monkeypatch.setattr(train, "render_test_set", full)
+    assert train.main(flags) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "train.py: error: cannot write view.png: No space left on device"
+    )
+
+
+def test_what_is_put_aside_never_lands_on_what_was(flags, run, tmp_path):
+    for _ in range(3):
+        assert train.main([*flags, "--no_reload"]) == 0
+    shutil.rmtree(run / "replaced_001")
+    assert train.main([*flags, "--no_reload"]) == 0
+    assert {p.name for p in run.glob("replaced_*")} == {"replaced_002", "replaced_003"}

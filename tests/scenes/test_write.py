@@ -29,12 +29,16 @@ def scene(tmp_path_factory) -> Scene:
     return replace(load_scene(root), near=2.0, far=6.0)
 
 
+def without_val(scene: Scene) -> Scene:
+    return replace(scene, split={**scene.split, "val": ()})
+
+
 @pytest.fixture(scope="module")
 def written(scene, tmp_path_factory):
     """The scene's folders by format."""
     root = tmp_path_factory.mktemp("written")
     for form in OPTIONS:
-        write_scene(scene, root / form, form)
+        write_scene(without_val(scene) if form == "llff" else scene, root / form, form)
     return {form: root / form for form in OPTIONS}
 
 
@@ -104,8 +108,9 @@ def test_what_a_format_cannot_hold_is_refused(scene, tmp_path):
     refused(scene, "colmap", "can write blender, llff, transforms")
     moved = replace(scene, cameras=replace(scene.cameras, pixel_offset=0.0))
     refused(moved, "blender", "do not pass the pixels' centres")
-    fewer = replace(scene, split={**scene.split, "test": scene.split["test"][:1]})
+    fewer = replace(scene, split={**scene.split, "val": (), "test": scene.split["test"][:1]})
     refused(fewer, "llff", "which are 2 of the 14")
+    refused(scene, "llff", "would lose 1 views for validation")
     zoomed = scene.cameras.intrinsics.clone()
     zoomed[0, :2] *= 1.1
     refused(replace(scene, cameras=replace(scene.cameras, intrinsics=zoomed)), "blender", "one focal length")
@@ -124,3 +129,17 @@ def test_the_program_turns_one_format_into_another(written, tmp_path, capsys):
     capsys.readouterr()
     assert main([str(tmp_path / "none"), str(tmp_path / "other"), "--format", "llff"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_program_turns_photographs_in_ndc_into_other_formats(written, tmp_path, capsys):
+    """LLFF is read in NDC and an eighth of the size where nothing is said; written it is as it lies on the disk."""
+    assert main([str(written["llff"]), str(tmp_path / "a"), "--format", "transforms"]) == 0
+    read, expected = load_scene(tmp_path / "a", keep_world=True), load_scene(written["llff"], **OPTIONS["llff"])
+    assert torch.equal(read.images, expected.images)
+    torch.testing.assert_close(read.cameras.poses, expected.cameras.poses)
+    assert main([str(written["llff"]), str(tmp_path / "b"), "--format", "transforms", "--factor", "2"]) == 0
+    assert load_scene(tmp_path / "b").images.shape[1:3] == (10, 10)
+    capsys.readouterr()
+    assert main([str(written["blender"]), str(tmp_path / "c"), "--format", "llff", "--factor", "2"]) == 2
+    assert capsys.readouterr().err == "write: error: --factor has no effect on blender scenes; leave it out\n"
+    assert main([str(written["llff"]), str(tmp_path / "c"), "--format", "llff", "--factor", "0"]) == 2
