@@ -24,6 +24,7 @@ from nerf_dfa.learning.projection import PROJECTIONS
 from nerf_dfa.learning.twopass import two_pass
 from nerf_dfa.machine import machine
 from nerf_dfa.training.devices import keep_freed_memory
+from nerf_dfa.training.program import positive
 
 OUTPUTS = 4
 
@@ -142,8 +143,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--rows", type=int, default=32768, help="rows of a step")
-    parser.add_argument("--chunk", type=int, default=8192, help="rows that go through the network at once")
-    parser.add_argument("--rounds", type=int, default=9, help="times that every variant is measured")
+    parser.add_argument("--chunk", type=positive, default=8192, help="rows that go through the network at once")
+    parser.add_argument("--rounds", type=positive, default=9, help="times that every variant is measured")
     parser.add_argument("--threads", type=int, default=None, help="threads of torch [all cores]")
     args = parser.parse_args(argv)
     if args.threads:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from nerf_dfa.benchmarks.measure import interleaved, matrix_products, print_result
 from nerf_dfa.machine import machine
 from nerf_dfa.training.devices import choose_device, keep_freed_memory
+from nerf_dfa.training.program import positive
 
 POSITION_FREQUENCIES, DIRECTION_FREQUENCIES = 10, 4
 
@@ -189,7 +190,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--coarse", type=int, default=64, help="coarse samples of a ray")
     parser.add_argument("--fine", type=int, default=128, help="further samples of the fine network")
-    parser.add_argument("--rounds", type=int, default=5, help="times that each is measured")
+    parser.add_argument("--rounds", type=positive, default=5, help="times that each is measured")
     parser.add_argument("--threads", type=int, default=None, help="threads of torch [all cores]")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     args = parser.parse_args(argv)

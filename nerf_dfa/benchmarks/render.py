@@ -55,6 +55,7 @@ from nerf_dfa.rendering import (
 from nerf_dfa.scenes import Scene
 from nerf_dfa.scenes.scene import over_background
 from nerf_dfa.training.devices import choose_device, keep_freed_memory
+from nerf_dfa.training.program import positive
 
 WARM_PIXELS = 2048
 # Flags that stand in for the run's options.
@@ -233,10 +234,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--pixels", type=int, default=0, help="random pixels of each view; 0: all")
     parser.add_argument("--occupancy", type=int, default=None, help="resolution of one made anew [the run's own]")
     parser.add_argument("--N_importance", type=int, default=None, help="fine samples where it skips [the run's]")
-    parser.add_argument("--rounds", type=int, default=1, help="times that each view is rendered")
+    parser.add_argument("--rounds", type=positive, default=1, help="times that each view is rendered")
     parser.add_argument("--datadir", default=None, help="the scene's folder, if it has moved")
     parser.add_argument("--testskip", type=int, default=None, help="load every Nth test view [the run's]")
-    parser.add_argument("--chunk", type=int, default=None, help="rays at once [the run's]")
+    parser.add_argument("--chunk", type=positive, default=None, help="rays at once [the run's]")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default=None, help="[as render.py's]")
     parser.add_argument("--step", type=int, default=None, help="checkpoint of this step [the last]")
     parser.add_argument("--threads", type=int, default=None, help="threads of torch [all cores]")

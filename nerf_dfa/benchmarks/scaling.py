@@ -32,6 +32,7 @@ from nerf_dfa.rendering import Cameras, image_rays
 from nerf_dfa.scenes import Scene
 from nerf_dfa.scenes.procedural import CAMERA_ANGLE_X, CAMERA_RADIUS, FAR, NEAR, spiral_poses
 from nerf_dfa.training.devices import choose_device, keep_freed_memory
+from nerf_dfa.training.program import positive
 
 VALUES = {
     "rays": (128, 256, 512, 1024),
@@ -126,7 +127,7 @@ def main(argv: list[str] | None = None) -> int:
     for name, numbers in VALUES.items():
         parser.add_argument(f"--{name}", type=int, nargs="+", default=list(numbers), help=f"[{numbers}]")
     parser.add_argument("--steps", type=int, default=4, help="steps at a time")
-    parser.add_argument("--rounds", type=int, default=3, help="times that each is measured")
+    parser.add_argument("--rounds", type=positive, default=3, help="times that each is measured")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--threads", type=int, default=None, help="threads of torch [all cores]")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")

@@ -55,6 +55,7 @@ from nerf_dfa.scenes import Scene
 from nerf_dfa.scenes.procedural import write_demo
 from nerf_dfa.training import Trainer
 from nerf_dfa.training.devices import choose_device, keep_freed_memory
+from nerf_dfa.training.program import positive
 
 COMPILED = "+compile"  # ends the name of a rule whose networks are compiled
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -203,7 +204,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--grid_rays", type=int, default=1024)
     parser.add_argument("--grid_steps", type=int, default=48)
     parser.add_argument("--warm", type=int, default=400, help="steps of training before the grid field is measured")
-    parser.add_argument("--rounds", type=int, default=3, help="times that everything is measured")
+    parser.add_argument("--rounds", type=positive, default=3, help="times that everything is measured")
     parser.add_argument("--error_kept", type=float, default=None, help="of all rules [1, or the preset's]")
     parser.add_argument("--compile", action="store_true", help="measure all with compiled networks too")
     parser.add_argument("--datadir", default=None, help="a scene's folder [the demo scene]")

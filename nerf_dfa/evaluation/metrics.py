@@ -73,11 +73,6 @@ def mse_to_psnr(mse: float | int) -> float:
     return math.inf if mse == 0 else -10 * math.log10(mse)
 
 
-def psnr_to_mse(psnr: float | int) -> float:
-    """Mean squared error over values in [0, 1] of a PSNR in dB: the inverse of `mse_to_psnr`."""
-    return 10 ** (-psnr / 10)
-
-
 def psnr_8bit(pred: UInt8[Tensor, "*shape"], true: UInt8[Tensor, "*shape"]) -> float:
     """PSNR in dB of 8-bit values; of equal ones, infinity."""
     return mse_to_psnr(float(((pred.double() - true.double()) / 255).square().mean()))

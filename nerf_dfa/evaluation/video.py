@@ -34,21 +34,17 @@ def write_video(
     path: Path,
     frames: Iterable[UInt8[np.ndarray, "height width 3"] | UInt8[Tensor, "height width 3"]],
     fps: float | int = 30,
-    min_size: int | None = None,
 ) -> Video:
     """Write frames of one size as H.264 (yuv420p, BT.709 colours); as a GIF where ffmpeg is missing or fails.
 
     H.264 with halved colour resolution needs even sizes: an odd one is padded by repeating its last row or
-    column. Nothing else is resized unless `min_size` asks for it. All frames are held in memory until the file
-    is written.
+    column. Nothing else is resized. All frames are held in memory until the file is written.
 
     Args:
         path: the file to write, ending in .mp4; the GIF gets the same name with .gif. An older file at that
             place is replaced only by a complete new one.
         frames: 8-bit RGB.
         fps: frames per second. A GIF counts time in hundredths of a second, so its speed may differ slightly.
-        min_size: enlarge frames by the smallest whole factor that makes their shorter side at least so many
-            pixels.
     """
     if path.suffix.lower() != ".mp4":
         raise ValueError(f"{path}: a video's name ends in .mp4")
@@ -58,8 +54,6 @@ def write_video(
     sizes = sorted({image.shape[:2] for image in images})
     if len(sizes) != 1:
         raise ValueError(f"a video needs frames of one size, got {sizes if sizes else 'no frames'}")
-    factor = -(-min_size // min(sizes[0])) if min_size else 1
-    images = [_enlarged(image, factor) for image in images]
 
     try:
         with written_whole(path) as unfinished:
@@ -107,10 +101,6 @@ def _array(disparity: Tensor | np.ndarray) -> np.ndarray:
     if isinstance(disparity, Tensor):
         return disparity.detach().float().cpu().numpy()
     return disparity.astype(np.float32)
-
-
-def _enlarged(image: np.ndarray, factor: int) -> np.ndarray:
-    return image.repeat(factor, axis=0).repeat(factor, axis=1) if factor > 1 else image
 
 
 def _encode_h264(path: Path, images: Sequence[np.ndarray], fps: float | int) -> None:

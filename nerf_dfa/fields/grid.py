@@ -22,9 +22,11 @@ class GridField(Field):
     """Grid features -> one hidden layer -> density; with the encoded direction -> another one -> colour.
 
     Feedback points: both hidden layers, and with grid_gradient "feedback" the features themselves, so that the grids
-    learn from e @ B_0 and no weight is transported anywhere; with "first_layer" they get the delta of the layer that
-    reads them times its weights, and with "kp" or "mirror" times a matrix that learns to be like these (sequential.py),
-    so that again none is transported: the grids' feedback is then gated by which units of that layer are active.
+    learn from e @ B_0 and no weight is transported anywhere (but by the rule "modular", of which they are a module, and
+    backpropagation leads there); with "first_layer" they get the delta of the layer that reads them times its weights
+    (its mirror under "mdfa", whose layers all have one), and with "kp" or "mirror" times a matrix that learns to be
+    like these (sequential.py), so that again none is transported: the grids' feedback is then gated by which units of
+    that layer are active.
 
     own_outputs: direct feedback to the layer between density and colour is of the colour's error alone.
 

@@ -1,10 +1,12 @@
-"""Collapse: a field whose pictures have one colour everywhere, and whose gradient is as good as zero.
+"""Collapse: a field whose pictures have one colour everywhere, and whose gradient is as good as zero; or no number.
 
 With a density of ReLU it happens when every raw density falls below zero in the first steps: nothing is left that an
 error could raise. A collapsed field never recovers, so that the run has to begin anew from other weights.
 """
 
 from __future__ import annotations
+
+import math
 
 from nerf_dfa.training import Progress, Trainer
 
@@ -19,8 +21,8 @@ SEED_STRIDE = 1_000_003  # between the seeds of one attempt and the next
 class Collapsed(Exception):
     """The field has collapsed; `step` is where this was found."""
 
-    def __init__(self, step: int) -> None:
-        super().__init__(f"collapsed: at step {step} all pixels have one colour")
+    def __init__(self, step: int, seen: str = "all pixels have one colour") -> None:
+        super().__init__(f"collapsed: at step {step} {seen}")
         self.step = step
 
 
@@ -30,6 +32,8 @@ def watch(trainer: Trainer) -> None:
 
     def check(progress: Progress) -> None:
         nonlocal uniform
+        if not math.isfinite(float(progress.scalars["loss"])):
+            raise Collapsed(progress.step, "the loss is no finite number")
         if not CHECK_FIRST <= progress.step <= CHECK_LAST:
             return
         # A batch of photographs of one colour makes the contrast infinite or no number, which proves nothing.

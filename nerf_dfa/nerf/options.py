@@ -171,8 +171,9 @@ class Options:
     )
     grid_gradient: str = option(
         "feedback",
-        "grids learn from their own projected error, or from the first layer's delta: times its weights, or a matrix "
-        "that learns to be like them, by their updates (kp, Kolen and Pollack) or by their answers to noise (mirror)",
+        "grids learn from their own projected error, or from the first layer's delta: times its weights (under mdfa "
+        "their mirror), or a matrix that learns to be like them, by their updates (kp, Kolen and Pollack) or by their "
+        "answers to noise (mirror)",
         choices=["feedback", "kp", "mirror", "first_layer"],
         when=GRID_FEEDBACK,
     )

@@ -70,11 +70,8 @@ def draw_cameras(
         up: the world's upward direction.
         depths: near and far along the axis, shown for the first training camera.
 
-    Raises:
-        ImportError: matplotlib is not installed.
     """
-    # An extra of the package; of the scenes nothing else needs it.
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # takes a second to import
     from mpl_toolkits.mplot3d.art3d import Line3DCollection
 
     turn = upright(up)

@@ -239,7 +239,6 @@ def draw(found: Inspection, file: Path) -> None:
     """Draws the cameras: the scene's if it loads, else the sound ones among the folder's poses, with a lens assumed.
 
     Raises:
-        ImportError: matplotlib is not installed.
         UserError: there are no cameras, or the file cannot be written.
     """
     scene = found.scene
@@ -281,8 +280,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         draw(found, file)
         picture = str(file)
-    except ImportError:
-        picture = "not drawn: pip install matplotlib"
     except UserError as error:
         picture = f"not drawn: {error}"
     problems = found.problems

@@ -62,14 +62,6 @@ class TestWriteVideo:
         with imageio.get_reader(path) as reader:
             assert len(list(reader.iter_data())) == 1
 
-    def test_minimum_size_enlarges_by_a_whole_factor(self, tmp_path):
-        path, _ = write_video(tmp_path / "big.mp4", plain_frames(30, 40), min_size=100)
-        with imageio.get_reader(path) as reader:
-            assert reader.get_meta_data()["size"] == (160, 120)
-        path, _ = write_video(tmp_path / "same.mp4", plain_frames(30, 40), min_size=30)
-        with imageio.get_reader(path) as reader:
-            assert reader.get_meta_data()["size"] == (40, 30)
-
     def test_fractional_rate(self, tmp_path):
         path, _ = write_video(tmp_path / "ntsc.mp4", plain_frames(16, 16), fps=30000 / 1001)
         with imageio.get_reader(path) as reader:

@@ -18,7 +18,7 @@ class FakeTrainer(Trainer):
     def show(self, contrasts):
         for number, contrast in enumerate(contrasts, 1):
             step = number * self.steps
-            self.hook(Progress(step, 0.0, {"contrast": torch.tensor(contrast)}))
+            self.hook(Progress(step, 0.0, {"contrast": torch.tensor(contrast), "loss": torch.tensor(0.1)}))
 
 
 def watched():
@@ -43,6 +43,13 @@ def test_what_is_no_collapse(contrasts):
 def test_two_uniform_pictures_running_are():
     with pytest.raises(Collapsed, match="step 150 all pixels have one colour"):
         watched().show([0.3, 0.01, 0.001, 0.9])
+
+
+@pytest.mark.parametrize("step", [50, 20_000])
+@pytest.mark.parametrize("loss", ["nan", "inf"])
+def test_a_loss_that_is_no_number_is_one_whenever(step, loss):
+    with pytest.raises(Collapsed, match=f"step {step} the loss is no finite number"):
+        watched().hook(Progress(step, 0.0, {"contrast": torch.tensor(1.0), "loss": torch.tensor(float(loss))}))
 
 
 def test_attempts_have_seeds_of_their_own():

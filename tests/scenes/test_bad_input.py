@@ -336,10 +336,12 @@ def test_a_split_that_leaves_nothing_to_train_on_is_one_line(sound, tmp_path, fo
 
 
 @pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("flags", [["--far", "nan"], ["--near", "5", "--far", "5"]])
-def test_flags_that_are_no_bounds_are_one_line(sound, tmp_path, form, flags, capsys):
+@pytest.mark.parametrize(
+    ("flags", "words"), [(["--far", "nan"], ["--far nan"]), (["--near", "5", "--far", "5"], ["near", "far"])]
+)
+def test_flags_that_are_no_bounds_are_one_line(sound, tmp_path, form, flags, words, capsys):
     root = shutil.copytree(sound[form], tmp_path / "scene")
-    one_line(root, form, capsys, ["near", "far"], *flags)
+    one_line(root, form, capsys, words, *flags)
 
 
 def test_images_without_a_pose_are_left_out_with_one_line(sound, tmp_path, capsys):

@@ -293,12 +293,6 @@ def test_the_program(tmp_path, capsys):
     assert "cannot be written" in capsys.readouterr().out
 
 
-def test_without_matplotlib(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert main([str(blender(tmp_path / "ring")), "--out", str(tmp_path / "ring.png")]) == 0
-    assert "pip install matplotlib" in capsys.readouterr().out
-
-
 def test_it_does_not_shadow_the_standard_library(tmp_path):
     command = [sys.executable, "-m", "nerf_dfa.scenes.inspect", str(tmp_path), "--out", str(tmp_path / "x.png")]
     done = subprocess.run(command, capture_output=True, text=True)
