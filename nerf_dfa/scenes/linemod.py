@@ -9,36 +9,15 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from nerf_dfa.errors import UserError
-from nerf_dfa.rendering.cameras import Cameras
-from nerf_dfa.scenes.images import IMAGE_SUFFIXES, fit_width, image_shape, load_images
-from nerf_dfa.scenes.scene import Scene, check_bounds
-from nerf_dfa.scenes.tables import (
-    check_splits,
-    existing_image,
-    file_path,
-    get,
-    number,
-    read_frames,
-    read_json,
-    transform_matrix,
-)
-
-SPLITS = ("train", "val", "test")
-HOLDS = "frames, near and far"
-
-
-class _View(NamedTuple):
-    where: str
-    name: str
-    pose: Float[Tensor, "3 4"]
-    intrinsics: list[float]
+from nerf_dfa.scenes.images import IMAGE_SUFFIXES
+from nerf_dfa.scenes.scene import Scene
+from nerf_dfa.scenes.split_files import Bounds, Frame, Lens, Table, load_split_files
+from nerf_dfa.scenes.tables import existing_image, get, number
 
 
 def is_linemod(root: Path) -> bool:
@@ -78,73 +57,24 @@ def load_linemod(
             a split or in train and test.
     """
     root = Path(root).expanduser()
-    if half_res and image_size is not None:
-        raise UserError("half_res and image_size both set the size of the images; choose one")
-    if testskip < 0:
-        raise UserError(f"testskip {testskip}: expected 0 or more")
-    tables = _read_tables(root)
 
-    views: list[_View] = []
-    split: dict[str, tuple[int, ...]] = dict.fromkeys(SPLITS, ())
-    for name, (file, table) in tables.items():
-        start = len(views)
-        views += _read_views(root, file, table, 1 if name == "train" else max(testskip, 1))
-        split[name] = tuple(range(start, len(views)))
-    check_splits({name: [(views[i].where, root / views[i].name) for i in split[name]] for name in SPLITS})
+    def bounds(tables: dict[str, Table]) -> Bounds:
+        if near is not None and far is not None:
+            return Bounds(near, far)
+        nearest = min(number(table.values, "near", table.file) for table in tables.values())
+        furthest = max(number(table.values, "far", table.file) for table in tables.values())
+        return Bounds(
+            float(math.floor(nearest)) if near is None else near,
+            float(math.ceil(furthest)) if far is None else far,
+            (nearest, furthest),
+        )
 
-    depth_range = None
-    if near is None or far is None:
-        nearest = min(number(table, "near", file) for file, table in tables.values())
-        furthest = max(number(table, "far", file) for file, table in tables.values())
-        near = float(math.floor(nearest)) if near is None else near
-        far = float(math.ceil(furthest)) if far is None else far
-        depth_range = (nearest, furthest)
-    check_bounds(near, far, False, str(tables["train"][0]))
+    def look(frame: Frame) -> tuple[str, Lens]:
+        intrinsics = _intrinsics(frame.values, frame.where)
+        return _find_image(root, frame.path, frame.where), lambda width, height: intrinsics
 
-    paths = [root / view.name for view in views]
-    width, height, _ = image_shape(paths[0])
-    if half_res:
-        image_size = width // 2
-    size = (width, height) if image_size is None else fit_width(width, height, image_size)
-    cameras = Cameras(
-        poses=torch.stack([view.pose for view in views]).float(),
-        intrinsics=torch.tensor([view.intrinsics for view in views]),
-        width=width,
-        height=height,
-    )
-    return Scene(
-        name=root.resolve().name,
-        images=load_images(paths, size),
-        cameras=cameras.resized(*size),
-        names=tuple(view.name for view in views),
-        split=split,
-        near=near,
-        far=far,
-        depth_range=depth_range,
-    )
-
-
-def _read_tables(root: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
-    """For each split that is there, its file and what the file says."""
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder")
-    files = {name: root / f"transforms_{name}.json" for name in SPLITS}
-    if not files["train"].is_file():
-        raise UserError(f"{files['train']}: no such file; a LINEMOD scene needs it")
-    return {name: (file, read_json(file, HOLDS)) for name, file in files.items() if file.is_file()}
-
-
-def _read_views(root: Path, file: Path, table: dict[str, Any], skip: int) -> list[_View]:
-    """Every skip-th frame of one file, checked."""
-    frames = read_frames(table, file)
-    views: list[_View] = []
-    for index in range(0, len(frames), skip):
-        where = f"{file}: frame {index}"
-        path = file_path(frames[index], where)
-        where = f"{where} ({path})"
-        name = _find_image(root, path, where)
-        views.append(_View(where, name, transform_matrix(frames[index], where), _intrinsics(frames[index], where)))
-    return views
+    holds = "frames, near and far"
+    return load_split_files(root, "LINEMOD", holds, look, bounds, half_res, image_size, testskip)
 
 
 def _intrinsics(frame: dict[str, Any], where: str) -> list[float]:
