@@ -13,13 +13,17 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from nerf_dfa.classification.data import Dataset
-from nerf_dfa.classification.model import Classifier, free_rows
+from nerf_dfa.classification.data import DATASETS, Dataset
+from nerf_dfa.classification.model import ACTIVATIONS, NORMS, Classifier, free_rows
+from nerf_dfa.errors import UserError
+from nerf_dfa.learning import RULES
 from nerf_dfa.learning.alignment import Alignment, measure_alignment
-from nerf_dfa.learning.feedback import TargetFeedback
+from nerf_dfa.learning.feedback import NORMALISATIONS, TargetFeedback
 from nerf_dfa.learning.hybrid import HybridOptimizer
+from nerf_dfa.learning.projection import PROJECTIONS
 from nerf_dfa.training import Trainer
 from nerf_dfa.training.schedules import exponential
+from nerf_dfa.training.settings import setting
 
 ALIGNMENT_IMAGES = 512  # at most, of the validation part
 EVALUATION_ROWS = 4096  # images in one forward pass
@@ -130,40 +134,6 @@ def fit(trainer: Trainer, steps: int, evaluate_every: int, patience: int = 0) ->
     return replace(best, steps=trainer.finished)
 
 
-@dataclass(frozen=True)
-class Settings:
-    """One training run, all but its learning rate and its seed."""
-
-    dataset: str = "digits"
-    width: int = 64
-    depth: int = 4
-    activation: str = "tanh"
-    norm: str = "none"
-    dropout: float = 0.0
-    free: int = -1  # neurons of the second hidden layer that learn; -1: all
-    rule: str = "dfa"
-    feedback: str = "uniform"
-    shared: bool = True  # one matrix B for all layers
-    normalisation: str = "layer"
-    k: int = 1  # entries per column of sparse feedback
-    average: float = 0.05  # largest step of fdfa's feedback towards a new estimate
-    optimiser: str = "adam"
-    momentum: float = 0.0  # of sgd and hybrid
-    probability: float = 0.1  # of an exact step; hybrid, the optimiser of hdfa, only
-    beta2: float = 0.999  # of adam and radam
-    rate_scale: float = 1.0  # the grid of learning rates is multiplied by it
-    l1: float = 0.0
-    l2: float = 0.0  # half of it times sum W^2 is added to the loss
-    weight_decay: float = 0.0  # decoupled, as in AdamW; optimiser adam only
-    schedule: str = "constant"
-    decay: float = 0.1  # exponential: over the whole run; plateau: at each
-    plateau: int = 1  # evaluations without a better one
-    steps: int = 400
-    batch_size: int = 64
-    evaluate_every: int = 50
-    patience: int = 0  # early stopping after so many evaluations without a better one; 0: never
-
-
 OPTIMISERS: dict[str, Callable[[nn.Module, Settings, int], torch.optim.Optimizer]] = {
     "adam": lambda model, s, seed: torch.optim.Adam(
         model.parameters(),
@@ -181,6 +151,48 @@ OPTIMISERS: dict[str, Callable[[nn.Module, Settings, int], torch.optim.Optimizer
         model, 1.0, s.probability, momentum=s.momentum, weight_decay=s.l2, seed=seed
     ),  # the trainer sets its learning rate
 }
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One training run, all but its learning rate and its seed."""
+
+    dataset: str = setting("digits", "what is classified", choices=DATASETS)
+    width: int = setting(64, "of the hidden layers", low=1)
+    depth: int = setting(4, "hidden layers", low=1)
+    activation: str = setting("tanh", "of the hidden layers", choices=tuple(ACTIVATIONS))
+    norm: str = setting("none", "normalisation behind each layer", choices=tuple(NORMS))
+    dropout: float = setting(0.0, "share of the units that are left out", low=0, below=1)
+    free: int = setting(-1, "neurons of the second hidden layer that learn; -1: all", low=-1)
+    rule: str = setting("dfa", "how the network learns", choices=tuple(RULES))
+    feedback: str = setting("uniform", "kind of the random matrix", choices=tuple(PROJECTIONS))
+    shared: bool = setting(True, "one matrix B for all layers")
+    normalisation: str = setting("layer", "of the feedback", choices=tuple(NORMALISATIONS))
+    k: int = setting(1, "entries per column of sparse feedback", low=1)
+    average: float = setting(0.05, "largest step of fdfa's feedback towards a new estimate", low=1e-9)
+    optimiser: str = setting("adam", "hybrid is that of hdfa", choices=tuple(OPTIMISERS))
+    momentum: float = setting(0.0, "of sgd and hybrid", low=0, below=1)
+    probability: float = setting(0.1, "of an exact step of hybrid", low=0, below=1)
+    beta2: float = setting(0.999, "of adam and radam", low=0, below=1)
+    rate_scale: float = setting(1.0, "the grid of learning rates is multiplied by it", low=1e-9)
+    l1: float = setting(0.0, "times sum |W|, added to the loss", low=0)
+    l2: float = setting(0.0, "half of it times sum W^2, added to the loss", low=0)
+    weight_decay: float = setting(0.0, "decoupled, as in AdamW; optimiser adam only", low=0)
+    schedule: str = setting("constant", "of the learning rate", choices=SCHEDULES)
+    decay: float = setting(0.1, "exponential: over the whole run; plateau: at each", low=1e-9)
+    plateau: int = setting(1, "evaluations without a better one", low=1)
+    steps: int = setting(400, "of training", low=1)
+    batch_size: int = setting(64, "examples of a step", low=1)
+    evaluate_every: int = setting(50, "steps", low=1)
+    patience: int = setting(0, "early stopping after so many evaluations without a better one; 0: never", low=0)
+
+    def __post_init__(self) -> None:
+        if self.weight_decay and (self.l2 or self.optimiser != "adam"):
+            raise UserError(f"weight_decay = {self.weight_decay}: only with optimiser adam and without l2")
+        if (self.optimiser == "hybrid") != (self.rule == "hdfa"):
+            raise UserError(f"optimiser hybrid and rule hdfa go together: {self.optimiser}, {self.rule}")
+        if self.free > self.width or (self.free >= 0 and self.depth < 2):
+            raise UserError(f"free = {self.free}: the second of {self.depth} layers has {self.width}")
 
 
 def make_trainer(settings: Settings, dataset: Dataset, rate: float, seed: int) -> Trainer:

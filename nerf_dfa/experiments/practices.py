@@ -21,39 +21,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from nerf_dfa.classification import ACTIVATIONS, NORMS, OPTIMISERS, SCHEDULES, Settings, load_dataset, train
-from nerf_dfa.classification.data import DATASETS
+from nerf_dfa.classification import Settings, load_dataset, train
 from nerf_dfa.errors import UserError
 from nerf_dfa.experiments import tables
 from nerf_dfa.files import alone, write_text
-from nerf_dfa.learning import RULES
-from nerf_dfa.learning.feedback import NORMALISATIONS
-from nerf_dfa.learning.projection import PROJECTIONS
 from nerf_dfa.machine import git_commit, machine
+from nerf_dfa.training.settings import change_settings, read_pairs
 
-CHOICES = {
-    "dataset": DATASETS,
-    "activation": tuple(ACTIVATIONS),
-    "norm": tuple(NORMS),
-    "rule": tuple(RULES),
-    "feedback": tuple(PROJECTIONS),
-    "normalisation": tuple(NORMALISATIONS),
-    "optimiser": tuple(OPTIMISERS),
-    "schedule": SCHEDULES,
-}
-KINDS = {field.name: type(field.default) for field in fields(Settings)}
-LOWEST = {
-    "free": -1,
-    "dropout": 0,
-    "momentum": 0,
-    "probability": 0,
-    "beta2": 0,
-    "l1": 0,
-    "l2": 0,
-    "weight_decay": 0,
-    "patience": 0,
-}
-BELOW_ONE = ("dropout", "momentum", "probability", "beta2")
+FACTORS = [field.name for field in fields(Settings)]
 
 
 @dataclass(frozen=True)
@@ -88,32 +63,23 @@ def practices(arguments: argparse.Namespace) -> None:
 
 def read_study(path: Path) -> Study:
     """The study that a config file states. Raises UserError that names the file and the key."""
-    try:
-        lines = [line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    given: dict[str, str] = {}
-    for line in filter(None, lines):
-        key, equals, value = (part.strip() for part in line.partition("="))
-        if not equals or not key or not value or key in given:
-            raise UserError(f"{path}: '{line}' is not 'key = value', or its key stands there twice")
-        given[key] = value
+    given = read_pairs(path)
     own = {key: given.pop(key, "") for key in ("title", "factor", "values", "rules", "learning_rates", "seeds")}
     for key in ("factor", "values", "learning_rates"):
         if not own[key]:
             raise UserError(f"{path}: '{key}' is missing")
-    base = _changed(Settings(), given, str(path))
+    base = change_settings(Settings(), given, str(path))
     factor, rules = own["factor"], tuple(_items(own["rules"]))
-    if factor not in (*KINDS, "mixed"):
-        raise UserError(f"{path}: factor = {factor}: expected mixed or one of {', '.join(KINDS)}")
+    if factor not in (*FACTORS, "mixed"):
+        raise UserError(f"{path}: factor = {factor}: expected mixed or one of {', '.join(FACTORS)}")
     if factor == "rule" and rules:
         raise UserError(f"{path}: rules = {own['rules']}: the rules are the factor's values already")
     rows = []
     for label in _items(own["values"]):
         changes = dict(part.partition("=")[::2] for part in label.split()) if "=" in label else {factor: label}
-        rows.append((label, _changed(base, changes, f"{path}: values")))
+        rows.append((label, change_settings(base, changes, f"{path}: values")))
     for rule in rules:
-        _changed(base, {"rule": rule}, f"{path}: rules")
+        change_settings(base, {"rule": rule}, f"{path}: rules")
     rates = tuple(_number(f"{path}: learning_rates", rate, float, 1e-12) for rate in _items(own["learning_rates"]))
     seeds = _number(f"{path}: seeds", own["seeds"] or "3", int, 1)
     return Study(path.stem, own["title"] or path.stem, factor, tuple(rows), rules, rates, seeds)
@@ -121,36 +87,6 @@ def read_study(path: Path) -> Study:
 
 def _items(text: str) -> list[str]:
     return [item.strip() for item in text.split(",") if item.strip()]
-
-
-def _changed(settings: Settings, changes: dict[str, str], where: str) -> Settings:
-    """The settings with these keys changed, checked; `where` (the file) begins the message of a mistake."""
-    values: dict[str, Any] = {}
-    for key, text in changes.items():
-        if key not in KINDS:
-            raise UserError(f"{where}: unknown key '{key}'; there are {', '.join(KINDS)}")
-        if key in CHOICES and text not in CHOICES[key]:
-            raise UserError(f"{where}: {key} = {text}: expected one of {', '.join(CHOICES[key])}")
-        if KINDS[key] is bool and text.lower() not in ("true", "false"):
-            raise UserError(f"{where}: {key} = {text}: expected true or false")
-        if KINDS[key] is bool:
-            values[key] = text.lower() == "true"
-        elif KINDS[key] is str:
-            values[key] = text
-        else:
-            values[key] = _number(
-                f"{where}: {key}", text, KINDS[key], LOWEST.get(key, 1 if KINDS[key] is int else 1e-9)
-            )
-            if key in BELOW_ONE and values[key] >= 1:
-                raise UserError(f"{where}: {key} = {text}: expected a number below 1")
-    changed = replace(settings, **values)
-    if changed.weight_decay and (changed.l2 or changed.optimiser != "adam"):
-        raise UserError(f"{where}: weight_decay = {changed.weight_decay}: only with optimiser adam and without l2")
-    if (changed.optimiser == "hybrid") != (changed.rule == "hdfa"):
-        raise UserError(f"{where}: optimiser hybrid and rule hdfa go together: {changed.optimiser}, {changed.rule}")
-    if changed.free > changed.width or (changed.free >= 0 and changed.depth < 2):
-        raise UserError(f"{where}: free = {changed.free}: the second of {changed.depth} layers has {changed.width}")
-    return changed
 
 
 def _number(where: str, text: str, kind: type, lowest: int | float) -> Any:

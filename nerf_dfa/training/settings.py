@@ -43,34 +43,44 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def read_config(path: Path, kind: type) -> dict[str, str]:
-    """The keys of a config file; `#` begins a comment. Raises UserError that names the file and the line."""
+def read_pairs(path: Path) -> dict[str, str]:
+    """The `key = value` lines of a file; `#` begins a comment. Raises UserError that names the file and the line."""
     try:
         lines = [line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    keys = [f.name for f in fields(kind)]
     given: dict[str, str] = {}
     for line in filter(None, lines):
         key, equals, value = (part.strip() for part in line.partition("="))
         if not equals or not key or not value or key in given:
             raise UserError(f"{path}: '{line}' is not 'key = value', or its key stands there twice")
-        if key not in keys:
-            raise UserError(f"{path}: unknown key '{key}'; there are {', '.join(keys)}")
         given[key] = value
     return given
 
 
-def make_settings(kind: type[S], given: Mapping[str, str], where: str = "") -> S:
-    """Settings from text, checked; `where` (the config file) begins the message of a mistake.
+def read_config(path: Path, kind: type) -> dict[str, str]:
+    """What a config file says, all of it settings of that kind. Raises UserError that names the file."""
+    given = read_pairs(path)
+    _check_keys(kind, given, f"{path}: ")
+    return given
 
-    Raises UserError for a value that is out of range, or a key that the run would not read.
+
+def make_settings(kind: type[S], given: Mapping[str, str], where: str = "") -> S:
+    """Settings from text, checked, the others at their defaults; see `change_settings`."""
+    return change_settings(kind(), given, where)
+
+
+def change_settings(settings: S, given: Mapping[str, str], where: str = "") -> S:
+    """The settings with those changed that are given as text; `where` (the file) begins the message of a mistake.
+
+    Raises UserError for an unknown key, a value that is out of range, or a key that the run would not read.
     """
     prefix = f"{where}: " if where else ""
-    known = {f.name: f for f in fields(kind)}
+    _check_keys(type(settings), given, prefix)
+    known = {f.name: f for f in fields(settings)}
     values = {key: _value(f"{prefix}{key}", text, known[key]) for key, text in given.items()}
     try:
-        settings = kind(**values)
+        settings = dataclasses.replace(settings, **values)
     except UserError as error:  # of a class that checks what its fields say together
         raise UserError(f"{prefix}{error}") from None
     for key in given:
@@ -78,6 +88,13 @@ def make_settings(kind: type[S], given: Mapping[str, str], where: str = "") -> S
         if when is not None and not when[0](settings):
             raise UserError(f"{prefix}{key} has no effect here: {when[1]}; leave it out")
     return settings
+
+
+def _check_keys(kind: type, given: Mapping[str, str], prefix: str) -> None:
+    keys = [f.name for f in fields(kind)]
+    for key in given:
+        if key not in keys:
+            raise UserError(f"{prefix}unknown key '{key}'; there are {', '.join(keys)}")
 
 
 def add_flags(parser: argparse.ArgumentParser, kind: type) -> None:
@@ -98,10 +115,10 @@ def _value(where: str, text: str, field: dataclasses.Field) -> str | bool | int 
     kind = type(field.default)
     if kind is bool:
         choices = ("False", "True")
-    if choices is not None and text not in choices:
+    if choices is not None and text not in choices and not (kind is bool and text.capitalize() in choices):
         raise UserError(f"{where} = {text}: expected one of {', '.join(choices)}")
     if kind is bool:
-        return text == "True"
+        return text.capitalize() == "True"
     return text if kind is str else _number(where, text, kind, low, below)
 
 
