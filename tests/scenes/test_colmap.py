@@ -1,14 +1,26 @@
 """COLMAP models: both forms, poses, lenses, bounds, and damaged files. The writers are the tests' own."""
 
-import struct
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scenes.colmap_models import (
+    HEIGHT,
+    LENSES,
+    WIDTH,
+    around_poses,
+    forward_poses,
+    make,
+    refused,
+    rodrigues,
+    write_binary,
+    write_images,
+    write_scene,
+    write_text,
+)
 
-from nerf_dfa.errors import UserError
 from nerf_dfa.rendering.distortion import project
 from nerf_dfa.rendering.rays import camera_rays, image_rays
 from nerf_dfa.scenes import load_scene
@@ -16,167 +28,6 @@ from nerf_dfa.scenes.colmap import load_colmap
 from nerf_dfa.scenes.colmap_model import read_model
 from nerf_dfa.scenes.llff import load_llff
 from nerf_dfa.scenes.placement import depth_bounds
-
-WIDTH, HEIGHT = 64, 48
-PINHOLE = ("PINHOLE", [60.0, 61.0, 31.0, 25.0])
-LENSES = [
-    ("SIMPLE_PINHOLE", [60.0, 31.0, 25.0]),
-    PINHOLE,
-    ("SIMPLE_RADIAL", [60.0, 31.0, 25.0, -0.05]),
-    ("RADIAL", [60.0, 31.0, 25.0, -0.05, 0.02]),
-    ("OPENCV", [60.0, 61.0, 31.0, 25.0, -0.05, 0.02, 0.003, -0.002]),
-    ("FULL_OPENCV", [60.0, 61.0, 31.0, 25.0, -0.05, 0.02, 0.003, -0.002, 0.01, 0.0, 0.0, 0.0]),
-    ("OPENCV_FISHEYE", [60.0, 61.0, 31.0, 25.0, 0.03, -0.01, 0.005, -0.001]),
-    ("SIMPLE_RADIAL_FISHEYE", [60.0, 31.0, 25.0, 0.03]),
-    ("RADIAL_FISHEYE", [60.0, 31.0, 25.0, 0.03, -0.01]),
-    ("SIMPLE_FISHEYE", [60.0, 31.0, 25.0]),
-    ("FISHEYE", [60.0, 61.0, 31.0, 25.0]),
-]
-NUMBERS = dict(SIMPLE_PINHOLE=0, PINHOLE=1, SIMPLE_RADIAL=2, RADIAL=3, OPENCV=4, OPENCV_FISHEYE=5, FULL_OPENCV=6)
-NUMBERS |= dict(FOV=7, SIMPLE_RADIAL_FISHEYE=8, RADIAL_FISHEYE=9, THIN_PRISM_FISHEYE=10, SIMPLE_FISHEYE=14, FISHEYE=15)
-
-
-def rodrigues(axis, degrees):
-    x, y, z = np.asarray(axis) / np.linalg.norm(axis)
-    k = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    angle = np.radians(degrees)
-    return np.eye(3) + np.sin(angle) * k + (1 - np.cos(angle)) * k @ k
-
-
-def to_quaternion(r):
-    """(w, x, y, z) as the eigenvector of Bar-Itzhack's matrix (2000), whose greatest eigenvalue is 1."""
-    a = [
-        [r[0, 0] - r[1, 1] - r[2, 2], r[1, 0] + r[0, 1], r[2, 0] + r[0, 2], r[2, 1] - r[1, 2]],
-        [r[1, 0] + r[0, 1], r[1, 1] - r[0, 0] - r[2, 2], r[2, 1] + r[1, 2], r[0, 2] - r[2, 0]],
-        [r[2, 0] + r[0, 2], r[2, 1] + r[1, 2], r[2, 2] - r[0, 0] - r[1, 1], r[1, 0] - r[0, 1]],
-        [r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1], np.trace(r)],
-    ]
-    x, y, z, w = np.linalg.eigh(np.array(a))[1][:, -1]
-    return [w, x, y, z]
-
-
-def seen_at(lens, points):
-    """Pixels (x, y) of points (n, 3) in COLMAP's camera axes, by the formulas of COLMAP's documentation."""
-    model, p = lens
-    two = model in ("PINHOLE", "OPENCV", "FULL_OPENCV", "OPENCV_FISHEYE", "FISHEYE")
-    (fx, fy, cx, cy), rest = (p[:4], p[4:]) if two else ((p[0], *p[:3]), p[3:])
-    u, v = (points[:, :2] / points[:, 2:]).T
-    if "FISHEYE" in model:
-        r = np.hypot(u, v)
-        theta = np.arctan(r)
-        ratio = theta * (1 + sum(k * theta ** (2 * i + 2) for i, k in enumerate(rest))) / r
-        u, v = u * ratio, v * ratio
-    elif rest:
-        k1, k2, p1, p2, k3, *_ = [*rest, *[0] * (5 - len(rest))]
-        r2 = u * u + v * v
-        radial = 1 + k1 * r2 + k2 * r2**2 + k3 * r2**3
-        u, v = (
-            u * radial + 2 * p1 * u * v + p2 * (r2 + 2 * u * u),
-            v * radial + 2 * p2 * u * v + p1 * (r2 + 2 * v * v),
-        )
-    return np.stack([fx * u + cx, fy * v + cy], axis=1)
-
-
-def forward_poses(count=9):
-    """World-to-camera rotations and translations of cameras that look nearly one way."""
-    rng = np.random.default_rng(0)
-    world = rodrigues([1, 2, 3], 70)
-    rotations = [rodrigues(rng.normal(size=3), 5) @ world for _ in range(count)]
-    centres = [world.T @ (rng.normal(size=3) * [0.5, 0.5, 0.05]) for _ in range(count)]
-    return [(r, -r @ c) for r, c in zip(rotations, centres, strict=True)], lambda p: p @ world + 6 * world[2]
-
-
-def around_poses(count=10):
-    """Cameras on a circle, above what they look at, in a world of another unit that lies on its side."""
-    world = rodrigues([1, -1, 0.5], 100)
-    poses = []
-    for i, angle in enumerate(2 * np.pi * np.arange(count) / count):
-        offset = np.array([np.cos(angle), np.sin(angle), 0.5 + 0.1 * (i % 2)]) * 3
-        ahead = -offset / np.linalg.norm(offset)
-        right = np.cross(ahead, [0, 0, 1])
-        right /= np.linalg.norm(right)
-        r = np.stack([right, np.cross(ahead, right), ahead]) @ world.T
-        poses.append((r, -r @ (world @ offset + [4, 5, 6])))
-    return poses, lambda p: 0.4 * p @ world.T + [4, 5, 6]
-
-
-def make(poses_and_place, lens=PINHOLE, points=60):
-    """cameras, images, points of a model: each image sees those points that fall into it."""
-    poses, place = poses_and_place
-    rng = np.random.default_rng(1)
-    xyz = place(rng.normal(size=(points, 3)))
-    numbers = rng.permutation(3 * points)[:points] + 7
-    images, tracks = [], {number: [] for number in numbers}
-    for i, (r, t) in enumerate(poses):
-        in_camera = xyz @ r.T + t
-        where = seen_at(lens, in_camera)
-        inside = (in_camera[:, 2] > 0) & ((where > 0) & (where < [WIDTH, HEIGHT])).all(1)
-        keypoints = [(3.0, 4.0, -1)]
-        for j in np.flatnonzero(inside):
-            tracks[numbers[j]].append((20 - i, len(keypoints)))
-            keypoints.append((*where[j], numbers[j]))
-        # the order of the files is not the order of the names, and numbers are arbitrary
-        images.insert(0, [20 - i, to_quaternion(r), t, 5, f"photo_{i:02}.png", keypoints])
-    points3d = [(number, place_, tracks[number]) for number, place_ in zip(numbers, xyz, strict=True)]
-    return [[5, lens[0], WIDTH, HEIGHT, lens[1]]], images, points3d
-
-
-def write_text(folder, cameras, images, points):
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = ["# Camera list", *(" ".join(map(repr, [n, *rest, *map(float, p)])) for n, *rest, p in cameras)]
-    (folder / "cameras.txt").write_text("\n".join(lines).replace("'", "") + "\n")
-    lines = ["# Image list with two lines of data per image:"]
-    for number, q, t, camera, name, keypoints in images:
-        lines.append(" ".join([str(number), *(repr(float(x)) for x in [*q, *t]), str(camera), name]))
-        lines.append(" ".join(f"{float(x)!r} {float(y)!r} {n}" for x, y, n in keypoints))
-    (folder / "images.txt").write_text("\n".join(lines) + "\n")
-    lines = ["# 3D point list"]
-    for number, place, track in points:
-        x, y, z = (repr(float(v)) for v in place)
-        lines.append(" ".join([str(number), x, y, z, "1 2 3 0.5", *(f"{i} {j}" for i, j in track)]))
-    (folder / "points3D.txt").write_text("\n".join(lines) + "\n")
-
-
-def write_binary(folder, cameras, images, points):
-    folder.mkdir(parents=True, exist_ok=True)
-    out = struct.pack("<Q", len(cameras))
-    for number, model, width, height, p in cameras:
-        out += struct.pack(f"<IiQQ{len(p)}d", number, NUMBERS[model], width, height, *p)
-    (folder / "cameras.bin").write_bytes(out)
-    out = struct.pack("<Q", len(images))
-    for number, q, t, camera, name, keypoints in images:
-        out += struct.pack("<I7dI", number, *q, *t, camera) + name.encode() + b"\0"
-        out += struct.pack("<Q", len(keypoints))
-        out += b"".join(struct.pack("<ddq", *keypoint) for keypoint in keypoints)
-    (folder / "images.bin").write_bytes(out)
-    out = struct.pack("<Q", len(points))
-    for number, place, track in points:
-        out += struct.pack("<Q3d3BdQ", number, *place, 1, 2, 3, 0.5, len(track))
-        out += b"".join(struct.pack("<II", *pair) for pair in track)
-    (folder / "points3D.bin").write_bytes(out)
-
-
-def write_images(folder, names, size=(WIDTH, HEIGHT), mode="RGB"):
-    rng = np.random.default_rng(2)
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        pixels = rng.integers(0, 256, (size[1], size[0], len(mode)), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / name)
-
-
-def write_scene(root, model, write=write_binary):
-    write(root / "sparse" / "0", *model)
-    write_images(root / "images", [image[4] for image in model[1]])
-    return root
-
-
-def refused(root, *words, **options):
-    with pytest.raises(UserError) as error:
-        load_colmap(root, **{"factor": 1} | options)
-    message = str(error.value)
-    assert "\n" not in message
-    for word in words:
-        assert str(word) in message, message
 
 
 @pytest.fixture(scope="module")
@@ -457,154 +308,3 @@ def test_cameras_with_different_focal_lengths_share_the_ndc_of_the_widest(tmp_pa
     t = 1 + 1 / point[2]
     expected = [2 * 52 / WIDTH * 0.2 / 4, 2 * 52 / HEIGHT * -0.1 / 4, -1 + 2 * 3 / 4]
     np.testing.assert_allclose(rays.origins + t * rays.directions, [expected] * 3, atol=1e-5)
-
-
-def test_one_size_and_one_kind_of_lens(tmp_path, around):
-    cameras, images, points = around
-    images = [[*images[0][:3], 6, *images[0][4:]], *images[1:]]
-    other = [6, "SIMPLE_PINHOLE", WIDTH, HEIGHT + 2, [62.0, 32.0, 24.0]]
-    root = write_scene(tmp_path, ([*cameras, other], images, points))
-    refused(root, "photo_00.png is 64x48", "photo_09.png is 64x50")
-    other = [6, "RADIAL_FISHEYE", WIDTH, HEIGHT, [62.0, 32.0, 24.0, 0.0, 0.0]]
-    write_binary(root / "sparse" / "0", [*cameras, other], images, points)
-    refused(root, "photo_00.png has PINHOLE", "photo_09.png has RADIAL_FISHEYE")
-
-
-@pytest.mark.parametrize("write", [write_text, write_binary])
-def test_lenses_that_are_refused(tmp_path, around, write):
-    _, images, points = around
-    for name, count in (("FOV", 5), ("THIN_PRISM_FISHEYE", 12)):
-        root = write_scene(tmp_path, ([[5, name, WIDTH, HEIGHT, [60.0] * count]], images, points), write)
-        refused(root, "cameras.", "camera 5", name, "OPENCV_FISHEYE")
-    full = [60.0, 61.0, 31.0, 25.0, *[0.0] * 7, 0.01]
-    write_scene(tmp_path, ([[5, "FULL_OPENCV", WIDTH, HEIGHT, full]], images, points), write)
-    refused(root, "k4, k5, k6", "FULL_OPENCV")
-    folding = [60.0, 32.0, 24.0, -3.0]
-    write_scene(tmp_path, ([[5, "SIMPLE_RADIAL", WIDTH, HEIGHT, folding]], images, points), write)
-    refused(root, root / "sparse" / "0", "folds")
-
-
-@pytest.mark.parametrize("write", [write_text, write_binary])
-@pytest.mark.parametrize(
-    ("spoil", "words"),
-    [
-        (lambda c, i, p: i[0].__setitem__(1, [2.0, 0, 0, 0]), ["images.", "photo_09", "not a rotation", "length 2"]),
-        (lambda c, i, p: i[0].__setitem__(1, [0.0, 0, 0, 0]), ["photo_09.png", "length 0"]),
-        (lambda c, i, p: i[0].__setitem__(1, [np.nan, 0, 0, 1]), ["photo_09.png", "not finite"]),
-        (lambda c, i, p: i[0].__setitem__(2, [0, 0, np.inf]), ["photo_09.png", "not finite"]),
-        (lambda c, i, p: i[0].__setitem__(3, 77), ["photo_09.png", "camera 77", "cameras."]),
-        (lambda c, i, p: i[0].__setitem__(4, "photo_03.png"), ["images.", "photo_03.png", "twice"]),
-        (lambda c, i, p: c.append(c[0]), ["cameras.", "camera 5", "twice"]),
-        (lambda c, i, p: p.append(p[0]), ["points3D.", "twice"]),
-        (lambda c, i, p: p.__setitem__(0, (1000, [0, np.nan, 0], [])), ["points3D.", "point 1000", "not finite"]),
-        (lambda c, i, p: c[0].__setitem__(4, [60.0, np.nan, 31.0, 25.0]), ["cameras.", "camera 5", "not finite"]),
-        (lambda c, i, p: c[0].__setitem__(4, [-60.0, 60.0, 31.0, 25.0]), ["camera 5", "greater than 0"]),
-        (lambda c, i, p: c[0].__setitem__(2, 0), ["camera 5", "greater than 0"]),
-        (lambda c, i, p: i.clear(), ["images.", "no image"]),
-    ],
-)
-def test_wrong_values_are_named(tmp_path, write, spoil, words):
-    cameras, images, points = make(around_poses())
-    root = tmp_path
-    write_images(root / "images", [image[4] for image in images])
-    spoil(cameras, images, points)
-    write(root / "sparse", cameras, images, points)
-    refused(root, root / "sparse", *words)
-
-
-def test_truncated_binary_files(tmp_path, around):
-    cameras, images, points = around
-    small = cameras, [[*image[:5], image[5][:2]] for image in images[:2]], points[:3]
-    root = write_scene(tmp_path, small)
-    for name in ("cameras", "images", "points3D"):
-        file = root / "sparse" / "0" / f"{name}.bin"
-        whole = file.read_bytes()
-        for length in range(0, len(whole), 2):
-            file.write_bytes(whole[:length])
-            refused(root, file, "truncated")
-        file.write_bytes(whole + b"\0")
-        refused(root, file, "1 bytes after its end")
-        file.write_bytes(b"\xff" * 8 + whole[8:])
-        refused(root, file, "18446744073709551615", "truncated")
-        file.write_bytes(whole)
-    load_colmap(root, factor=1, llffhold=2)
-
-
-def test_rubbish(tmp_path, around):
-    root = write_scene(tmp_path, around)
-    rng = np.random.default_rng(3)
-    for name in ("cameras", "images", "points3D"):
-        file = root / "sparse" / "0" / f"{name}.bin"
-        whole = file.read_bytes()
-        for count in (0, 1, 2):  # a plausible count, then anything
-            file.write_bytes(struct.pack("<Q", count) + rng.bytes(5000))
-            refused(root, root / "sparse" / "0")
-        file.write_bytes(rng.bytes(5000))
-        refused(root, file)
-        file.write_bytes(whole)
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_absurd_lengths_in_the_middle(tmp_path, around):
-    """Names, tracks and lists of keypoints that claim to go on for ever, and any other eight wrong bytes."""
-    cameras, images, points = around
-    root = write_scene(tmp_path, (cameras, [[*image[:5], image[5][:2]] for image in images[:3]], points[:3]))
-    for name in ("cameras", "images", "points3D"):
-        file = root / "sparse" / "0" / f"{name}.bin"
-        whole = file.read_bytes()
-        for at in range(8, len(whole), 5):
-            file.write_bytes(whole[:at] + b"\xff" * 8 + whole[at + 8 :])
-            error = None
-            try:
-                load_colmap(root, factor=1, llffhold=2)
-            except UserError as caught:
-                error = str(caught)
-            assert error is None or "\n" not in error
-        file.write_bytes(whole)
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "words"),
-    [
-        ("cameras", "1 PINHOLE 64\n", ["line 1", "CAMERA_ID MODEL WIDTH HEIGHT PARAMS"]),
-        ("cameras", "# c\n\n5 PINHOLE 64 48 60 60 32\n", ["line 3", "camera 5", "3 parameters", "fx, fy, cx, cy"]),
-        ("cameras", "5 LENS 64 48 60\n", ["line 1", "LENS"]),
-        ("cameras", "", ["cameras.txt lacks"]),
-        ("images", "1 1 0 0 0 0 0\n\n", ["line 1", "QW QX QY QZ"]),
-        ("images", "1 1 0 0 0 0 0 x 5 a.png\n\n", ["line 1", "QW QX QY QZ"]),
-        ("images", "1 1 0 0 0 0 0 0 5 a.png\n2 1 0 0 0 0 0 0 5 b.png\n", ["line 2", "keypoint"]),
-        ("images", "1 1 0 0 0 0 0 0 5 a.png\n1.0 2.0 3.0\n", ["line 2", "POINT3D_ID"]),
-        ("points3D", "1 0 0\n", ["line 1", "POINT3D_ID X Y Z"]),
-        ("points3D", "# p\n1 0 0 x 0 0 0\n", ["line 2", "POINT3D_ID X Y Z"]),
-        ("points3D", f"{2**70} 0 0 1 0 0 0\n", ["64 bits"]),
-    ],
-)
-def test_wrong_lines_are_numbered(tmp_path, around, name, text, words):
-    root = write_scene(tmp_path, around, write_text)
-    file = root / "sparse" / "0" / f"{name}.txt"
-    file.write_text(text)
-    refused(root, file.parent, *words)
-    file.write_bytes(b"\xff\xfe\x80" * 10)
-    refused(root, file, "cannot be read as text")
-
-
-def test_a_cut_text_file(tmp_path, around):
-    root = write_scene(tmp_path, around, write_text)
-    file = root / "sparse" / "0" / "images.txt"
-    whole = file.read_text()
-    file.write_text(whole[: whole.rindex("photo_00") - 30])
-    refused(root, file, "line 20", "QW QX QY QZ")
-
-
-def test_images_that_differ_and_a_split_that_leaves_none(tmp_path, around):
-    root = write_scene(tmp_path, around)
-    refused(root, root, "llffhold 1", "10 views", llffhold=1)
-    write_images(root / "images", ["photo_04.png"], mode="RGBA")
-    refused(root, "photo_04.png has alpha", "photo_00.png not")
-
-
-def test_cameras_that_cannot_be_placed(tmp_path, around):
-    cameras, images, points = around
-    still = [[*image[:2], np.zeros(3), *image[3:5], []] for image in images]
-    root = write_scene(tmp_path, (cameras, still, points))
-    refused(root, root / "sparse" / "0", "cannot be placed")
