@@ -373,3 +373,11 @@ def test_what_is_put_aside_never_lands_on_what_was(flags, run, tmp_path):
     shutil.rmtree(run / "replaced_001")
     assert train.main([*flags, "--no_reload"]) == 0
     assert {p.name for p in run.glob("replaced_*")} == {"replaced_002", "replaced_003"}
+
+
+def test_a_video_along_test_views_needs_them(flags, tiny_scene, tmp_path, capsys):
+    scene = tmp_path / "scene"
+    shutil.copytree(tiny_scene, scene)
+    (scene / "transforms_test.json").unlink()
+    assert train.main([*flags, "--datadir", str(scene), "--path", "test"]) == 2
+    assert f"--path test: {scene} has no test views" in one_line(capsys)
