@@ -379,5 +379,6 @@ def test_a_video_along_test_views_needs_them(flags, tiny_scene, tmp_path, capsys
     scene = tmp_path / "scene"
     shutil.copytree(tiny_scene, scene)
     (scene / "transforms_test.json").unlink()
+    del flags[flags.index("--frames") : flags.index("--frames") + 2]
     assert train.main([*flags, "--datadir", str(scene), "--path", "test"]) == 2
     assert f"--path test: {scene} has no test views" in one_line(capsys)
