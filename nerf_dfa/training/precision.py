@@ -10,8 +10,8 @@ import torch
 
 Precision = Literal["fp32", "bf16"]
 
-# bf16 has to be so many times as fast: a grid field, where it measures as 1.02 to 1.2 times and whole steps gain nothing,
-# would else be now in this and now in that.
+# bf16 has to be so many times as fast. A grid field, where it measures as 1.02 to 1.2 times and whole steps gain
+# nothing, would else be now in this and now in that.
 GAIN = 1.4
 # Rounds at least, and seconds that shall be measured: what takes a moment is repeated more often.
 ROUNDS, ENOUGH = 4, 0.3
