@@ -1,4 +1,4 @@
-"""Adam, for hdfa with two momenta, and what differs between parameters: rates of grids and feedback, the warm-up."""
+"""Adam, for hdfa one of each kind of step; and rates and warm-up, which differ from parameter to parameter."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def make_optimizer(model: RadianceModel, options: Options, seed: int = 0) -> tor
     """
     groups = parameter_groups(model, options)
     if options.learning_rule == "hdfa":
-        return HybridAdam(model, options.lrate, options.exact_share, seed=seed, groups=groups)
+        # mix 1: bp's momentum in the direct steps, half of it, costs 0.6 dB (docs/results.md).
+        return HybridAdam(model, options.lrate, options.exact_share, mix=1.0, seed=seed, groups=groups)
     return torch.optim.Adam(groups, lr=options.lrate, betas=(0.9, 0.999), fused=True)
 
 

@@ -73,11 +73,13 @@ def test_adams_steps_follow_the_equations():
 
             def mean(values, b):  # weights that sum to 1 and fall by b from the last to the first
                 weights = [b ** (len(values) - 1 - i) for i in range(len(values))]
-                return sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights) if values else 0.0
+                return sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
 
-            bp, dfa = (mean([g for kind, g in past[name] if kind is which], 0.8) for which in (True, False))
-            step = (bp if exact else 0.7 * dfa + 0.3 * bp) / (mean([g * g for _, g in past[name]], 0.95).sqrt() + 1e-6)
-            p.data -= 0.01 * step
+            def step(which, gradients=past[name]):
+                own = [g for kind, g in gradients if kind is which]
+                return mean(own, 0.8) / (mean([g * g for g in own], 0.95).sqrt() + 1e-6) if own else 0.0
+
+            p.data -= 0.01 * (step(True) if exact else 0.7 * step(False) + 0.3 * step(True))
     for p, q in zip(net.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(p, q)
 
