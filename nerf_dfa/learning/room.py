@@ -3,6 +3,7 @@
     rows = order[: room.rows(len(order))]      # on the host: at once
     room.note(count, total)                    # on the device: how many there should have been, and of how many
     room.settle()                              # once in many steps: the one time that the host waits
+    room.know(count, total)                    # in place of both where the host has the numbers
 
 A host that asks a GPU how many rows are left stands still until all that it has been given to do is done, and then the
 GPU does until the next work comes. So the space is that of the steps before and a little more.
@@ -21,15 +22,18 @@ MULTIPLE = 256  # sizes that kernels and the allocator's cache like
 
 
 class Room:
-    """Space for a share of rows: for all of them until the first `settle`."""
+    """Space for a share of rows: for all of them until the first `settle`.
+
+    share: of the rows that wanted space lately.
+    """
 
     def __init__(self) -> None:
-        self._share = 1.0
+        self.share = 1.0
         self._noted: Tensor | None = None
 
     def rows(self, total: int) -> int:
         """How many of `total` rows there is space for; at least one where there are any."""
-        return min(total, MULTIPLE * math.ceil(self._share * total / MULTIPLE))
+        return min(total, MULTIPLE * math.ceil(min(1.0, MARGIN * self.share) * total / MULTIPLE))
 
     def note(self, count: Int64[Tensor, ""], total: Int64[Tensor, ""] | int) -> None:
         """That `count` of `total` rows wanted space."""
@@ -39,5 +43,9 @@ class Room:
     def settle(self) -> None:
         """Makes space for the largest share noted since the last time, and a MARGIN."""
         if self._noted is not None:
-            self._share = min(1.0, MARGIN * max(float(self._noted), 1e-6))
+            self.share = min(1.0, max(float(self._noted), 1e-6))
             self._noted = None
+
+    def know(self, count: int, total: int) -> None:
+        """That `count` of `total` rows want space."""
+        self.share = min(1.0, max(count / max(1, total), 1e-6))

@@ -37,6 +37,7 @@ LOOKS = 4
 STATE_KEYS = {"coarse": "network_fn_state_dict", "fine": "network_fine_state_dict"}
 RULE_KEY = "learning_rule_state_dict"
 OCCUPANCY_KEY = "occupancy_state_dict"
+ERRING_KEY = "share_of_samples_that_err"
 RULE_PREFIX = "rule."
 
 
@@ -200,13 +201,14 @@ def codec(model: RadianceModel) -> ModelCodec:
     """The model's entries in a checkpoint: the networks' under nerf-pytorch's keys, the rules' beside them."""
 
     def entries() -> dict[str, Any]:
-        state: dict[str, Any] = {RULE_KEY: {}}
+        state: dict[str, Any] = {RULE_KEY: {}, ERRING_KEY: {}}
         if model.occupancy is not None:
             state[OCCUPANCY_KEY] = model.occupancy.state_dict()
         for name, field in model.fields.items():
             weights = field.state_dict()
             state[STATE_KEYS[name]] = {k: v for k, v in weights.items() if not of_rule(k)}
             state[RULE_KEY][name] = {k: v for k, v in weights.items() if of_rule(k)}
+            state[ERRING_KEY][name] = field.rooms.errors.share  # on which the next pass depends
         return state
 
     def load(contents: dict[str, Any], path: Path) -> None:
@@ -222,5 +224,6 @@ def codec(model: RadianceModel) -> ModelCodec:
             held = rules.get(name, {})
             weights |= held if _shapes(held) == _shapes(own) else own
             load_weights(field, weights, f"{path} ({name} network)")
+            field.rooms.errors.share = float(contents.get(ERRING_KEY, {}).get(name, 1.0))
 
     return ModelCodec(entries, load)

@@ -37,9 +37,9 @@ class RenderSettings:
     perturb: samples are random and noise: standard deviation of the noise on the raw density, both while training
     only. opaque_end: the last sample stands for all that lies behind it. netchunk: most points that go through a
     field at once. error_kept: in training, the share of the squared error at a field's outputs that goes back; the
-    samples with the least are left out (learning/selected.py). static_shapes: in training, samples and those that err
-    are given the space that the fields' rooms say, so that the host waits for the device in `RadianceModel.settle`
-    alone; a ray without space is empty and teaches nothing. dual: NeRF-Dual, see `render_rays`.
+    samples with the least are left out where that saves time (learning/selected.py). static_shapes: in training,
+    samples and those that err are given the space that the fields' rooms say, so that the host waits for the device in
+    `RadianceModel.settle` alone; a ray without space is empty and teaches nothing. dual: NeRF-Dual, see `render_rays`.
     """
 
     samples: int = 64
@@ -107,8 +107,8 @@ def raw_outputs(
     if settings.error_kept == 1 or not learns(field):
         return field.raw(positions, viewdirs)
     rows = positions.reshape(-1, 3), viewdirs.expand_as(positions).reshape(-1, 3)
-    room = field.rooms.errors if settings.static_shapes else None
-    return selected(field.raw, settings.error_kept, *rows, room=room).view(*positions.shape[:-1], 4)
+    raw = selected(field.raw, settings.error_kept, *rows, room=field.rooms.errors, static=settings.static_shapes)
+    return raw.view(*positions.shape[:-1], 4)
 
 
 def query(

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from nerf_dfa.learning import make_rule
+from nerf_dfa.learning.room import Room
 from nerf_dfa.learning.selected import erring, selected
 
 
@@ -118,3 +119,37 @@ def test_nothing_is_kept_for_the_way_back(inputs):
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
         selected(Net("bp"), 0.9, *inputs)
     assert sorted(x.shape[1] for x in kept) == [2, 3]
+
+
+def test_all_rows_go_back_until_few_err():
+    """A plain pass while most do, told by a part of them; then a selected one, and plain again when most do."""
+    torch.manual_seed(0)
+    network, x = torch.nn.Linear(4, 3), torch.randn(5000, 4)
+    few = torch.where(torch.arange(5000)[:, None] % 7 == 0, 1.0, 1e-6).expand(5000, 3)
+    room, calls = Room(), []
+
+    def counted(rows):
+        calls.append(len(rows))
+        return network(rows)
+
+    for error, passes in ((torch.ones(5000, 3), [5000]), (few, [5000]), (few, [5000, 715]), (few.flip(0), [5000, 715])):
+        calls.clear()
+        network.zero_grad()
+        selected(counted, 0.9999, x, room=room).backward(error)
+        assert calls == passes
+        torch.testing.assert_close(network.weight.grad, error.T @ x, rtol=1e-3, atol=1e-2)
+    assert room.share == 715 / 5000
+    selected(counted, 0.9999, x, room=room).backward(torch.ones(5000, 3))
+    assert room.share > 0.99
+    calls.clear()
+    selected(counted, 0.9999, x[:0], room=room).sum().backward()
+    assert calls == [0]
+
+
+def test_where_the_host_does_not_wait_it_is_told_when_it_settles():
+    network, room = torch.nn.Linear(4, 3), Room()
+    few = torch.where(torch.arange(5000)[:, None] % 7 == 0, 1.0, 1e-6).expand(5000, 3)
+    selected(network, 0.9999, torch.randn(5000, 4), room=room, static=True).backward(few)
+    assert room.share == 1
+    room.settle()
+    assert 0.05 < room.share < 0.2

@@ -109,9 +109,11 @@ def test_no_pass_brings_the_device_anything(tiny_scene, field, learner, monkeypa
     model = build_model(options, torch.tensor([[-1.0] * 3, [1.0] * 3])).to("meta").train()
     settings = replace(training_settings(options, torch.device("cpu")), static_shapes=True)
     positions, directions = torch.rand(2, 64, 3, device="meta")
-    with Waits() as waits:
-        raw_outputs(model.coarse, positions, directions, settings).square().sum().backward()
-    assert not waits.found
+    for share in (1.0, 0.1):  # all samples go back, or some
+        model.coarse.rooms.errors.share = share
+        with Waits() as waits:
+            raw_outputs(model.coarse, positions, directions, settings).square().sum().backward()
+        assert not waits.found
     assert any(p.grad is not None for p in model.parameters())
 
 
@@ -142,7 +144,7 @@ def test_less_space_for_samples_is_not_less_for_those_that_err(tiny_scene):
             if step == 2 * LOOK_EVERY:
                 trainer.model.occupancy.occupied.fill_(False)[4:, 4:, 4:] = True
             trainer.step()
-    assert found[-1] < 0.5 * found[0]
+    assert found[-1] < 0.5 * 1024 * 16
     assert all(rows >= 0.95 * rows_wanted for rows, rows_wanted in zip(found, wanted, strict=True))
 
 
