@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nerf_dfa.learning import Tape
 from nerf_dfa.learning.room import Room
+from nerf_dfa.learning.sequential import SequentialLinear
 
 DensityActivation = Literal["softplus", "relu"]
 Activation = Literal["relu", "tanh", "silu", "sine"]
@@ -115,8 +116,11 @@ def joint_linear(
 ) -> Float[Tensor, "*batch out"]:
     """The layer applied to [x, shared], where `shared` may broadcast: one direction serves all samples of its ray.
 
-    For a plain nn.Linear the product is split in two, and the shared part multiplied once.
+    For a plain nn.Linear, and one with another way back, the product is split in two, and the shared part multiplied
+    once.
     """
+    if isinstance(layer, SequentialLinear):
+        return layer.joint(x, shared)
     if type(layer) is not nn.Linear:
         return layer(torch.cat([x, shared.to(x.dtype).expand(*x.shape[:-1], -1)], dim=-1))
     n = x.shape[-1]

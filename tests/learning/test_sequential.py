@@ -248,3 +248,26 @@ def test_hybrid_has_the_gradients_of_both():
         net.rule.exact = switch
         for name, gradient in learn(net).items():
             torch.testing.assert_close(gradient, expected[name])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("sends", [False, True])
+def test_a_joint_input_is_one_of_parts(kind, exact, sends):
+    """[x, shared], shared of all samples of a ray, against their concatenation: values, gradients, signal and R."""
+    found = []
+    for joint in (False, True):
+        torch.manual_seed(1)
+        layer = SequentialLinear(nn.Linear(7, 5), kind).double().train()
+        layer.exact = exact
+        x = torch.randn(6, 4, 5, dtype=torch.float64, requires_grad=sends)
+        shared = torch.randn(6, 1, 2, dtype=torch.float64)
+        torch.manual_seed(2)
+        y = layer.joint(x, shared) if joint else layer(torch.cat([x, shared.expand(6, 4, 2)], dim=-1))
+        y.square().sum().backward()
+        gradients = [layer.weight.grad, layer.bias.grad, x.grad]
+        found.append([y.detach(), *gradients, *([layer.back.detach(), layer.back.grad] if kind in OWN else [])])
+    for a, b in zip(*found, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            torch.testing.assert_close(a, b)
