@@ -42,7 +42,6 @@ class HybridOptimizer(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         seed: int = 0,
         groups: Iterable[Any] | None = None,
-        **more: float,
     ) -> None:
         self.rules = [m for m in model.modules() if isinstance(m, Hybrid)]
         if not self.rules:
@@ -52,7 +51,7 @@ class HybridOptimizer(torch.optim.Optimizer):
                 raise ValueError(f"{name} = {value} has to lie in [0, 1{']' if top == 1 else ')'}")
         if lr <= 0:
             raise ValueError(f"lr = {lr} has to be above 0")
-        defaults = {"lr": lr, "mix": mix, "momentum": momentum, "weight_decay": weight_decay, **more}
+        defaults = {"lr": lr, "mix": mix, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(model.parameters() if groups is None else groups, defaults)
         self.probability = probability
         self.generator = torch.Generator().manual_seed(seed)
@@ -125,7 +124,9 @@ class HybridAdam(HybridOptimizer):
     ) -> None:
         if not 0 <= betas[1] < 1 or eps <= 0:
             raise ValueError(f"betas = {betas} have to lie in [0, 1), and eps = {eps} above 0")
-        super().__init__(model, lr, *args, momentum=betas[0], square=betas[1], eps=eps, **options)
+        super().__init__(model, lr, *args, momentum=betas[0], **options)
+        for values in (self.defaults, *self.param_groups):
+            values.update(square=betas[1], eps=eps)
 
     def _update(self, p: Tensor, group: dict[str, Any]) -> None:
         state, b1, b2 = self.state[p], group["momentum"], group["square"]

@@ -27,7 +27,7 @@ class Collapsed(Exception):
 
 
 def watch(trainer: Trainer) -> None:
-    """Lets the trainer's run raise Collapsed. The contrast is read at a few steps only: a GPU would have to wait."""
+    """Lets the trainer's run raise Collapsed. Loss and contrast are read at a few steps only: a GPU has to wait."""
     uniform = 0
 
     def check(progress: Progress) -> None:

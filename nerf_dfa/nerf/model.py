@@ -194,7 +194,7 @@ def of_rule(name: str) -> bool:
 
 def _shapes(state: dict[str, Any]) -> dict[str, torch.Size | None]:
     """Of tensors, by name; None for a rule's counters, whose number may differ between versions."""
-    return {k: None if k.endswith("_extra_state") else v.shape for k, v in state.items()}
+    return {k: None if k.endswith("_extra_state") else getattr(v, "shape", None) for k, v in state.items()}
 
 
 def codec(model: RadianceModel) -> ModelCodec:
@@ -224,6 +224,7 @@ def codec(model: RadianceModel) -> ModelCodec:
             held = rules.get(name, {})
             weights |= held if _shapes(held) == _shapes(own) else own
             load_weights(field, weights, f"{path} ({name} network)")
-            field.rooms.errors.share = float(contents.get(ERRING_KEY, {}).get(name, 1.0))
+            share = contents.get(ERRING_KEY, {}).get(name)  # absent: of an earlier version, or another program
+            field.rooms.errors.share = share if isinstance(share, float) else 1.0
 
     return ModelCodec(entries, load)

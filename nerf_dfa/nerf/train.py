@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from nerf_dfa.errors import UserError, plain_cautions
 from nerf_dfa.evaluation.metrics import to_uint8
-from nerf_dfa.nerf.collapse import RESTARTS, Collapsed, seed_of, watch
+from nerf_dfa.nerf.collapse import CHECK_LAST, RESTARTS, Collapsed, seed_of, watch
 from nerf_dfa.nerf.flags import parse
 from nerf_dfa.nerf.model import (
     build_model,
@@ -116,6 +116,8 @@ def _run_on(
             completed = train(trainer, studio, options, folder, dataset_type)
             break
         except Collapsed as collapse:
+            if collapse.step > CHECK_LAST:  # not at the start: nobody wants what has been learned thrown away
+                raise UserError(f"{collapse}; lower --lrate, and go on from what {folder} holds or anew") from None
             attempt = trainer.restarts + 1
             if attempt > RESTARTS:
                 raise UserError(

@@ -131,3 +131,8 @@ def test_wrong_arguments_are_named(model, options, message):
 def test_wrong_arguments_of_adam_are_named():
     with pytest.raises(ValueError, match=r"betas = \(0.9, 1.0\) have to lie in \[0, 1\)"):
         HybridAdam(make(), lr=0.1, betas=(0.9, 1.0))
+
+
+def test_an_unknown_argument_is_an_error():
+    with pytest.raises(TypeError):
+        HybridOptimizer(make(), lr=0.1, nesterov=1.0)

@@ -382,3 +382,21 @@ def test_a_video_along_test_views_needs_them(flags, tiny_scene, tmp_path, capsys
     del flags[flags.index("--frames") : flags.index("--frames") + 2]
     assert train.main([*flags, "--datadir", str(scene), "--path", "test"]) == 2
     assert f"--path test: {scene} has no test views" in one_line(capsys)
+
+
+def test_a_run_that_diverges_late_keeps_its_checkpoints(flags, run, monkeypatch, capsys):
+    plain = train.make_trainer
+
+    def make(*arguments):
+        trainer = plain(*arguments)
+
+        def diverge(progress):
+            raise Collapsed(progress.step + 20_000, "the loss is no finite number")
+
+        trainer.every(5, diverge)
+        return trainer
+
+    monkeypatch.setattr(train, "make_trainer", make)
+    assert train.main(flags) == 2
+    assert "the loss is no finite number; lower --lrate" in capsys.readouterr().err.splitlines()[-1]
+    assert [path.name for path in list_checkpoints(run)] == ["000004.tar"]

@@ -8,8 +8,8 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 from PIL import Image
+from scenes.downloads import refused
 
-from nerf_dfa.errors import UserError
 from nerf_dfa.scenes.capture import capture, main, registered, sharpest, sharpness, video_frames
 
 FAKE = """#!{python}
@@ -69,15 +69,6 @@ def photos(tmp_path):
         Image.fromarray(pixels).save(folder / f"p{i}.png")
     (folder / "notes.txt").write_text("no photograph")
     return folder
-
-
-def refused(call, *words):
-    with pytest.raises(UserError) as error:
-        call()
-    message = str(error.value)
-    assert "\n" not in message
-    for word in words:
-        assert str(word) in message, message
 
 
 def test_photographs(colmap, photos, tmp_path, capsys):
