@@ -35,7 +35,7 @@ def density(raw: Float[Tensor, "*batch"], activation: DensityActivation) -> Floa
     return F.relu(raw)
 
 
-def raw_density(density: float, activation: DensityActivation) -> float:
+def raw_of(density: float, activation: DensityActivation) -> float:
     """The raw output that gives this density (above 0): the inverse of `density`."""
     return SOFTPLUS_SHIFT + math.log(math.expm1(density)) if activation == "softplus" else density
 
@@ -73,6 +73,14 @@ class Field(nn.Module):
         """
         raise NotImplementedError
 
+    def raw_density(self, positions: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
+        """The last of the raw outputs alone; a field for which that is less work says so."""
+        return self.raw(positions, torch.zeros_like(positions[..., :1, :]))[..., 3]
+
+    def density(self, positions: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
+        """Density (1 / scene unit) at the positions."""
+        return density(self.raw_density(positions), self.density_activation)
+
     def heads(self) -> list[nn.Linear]:
         """The layers at the top, which have their exact gradient under every rule."""
         raise NotImplementedError
@@ -90,7 +98,7 @@ class Field(nn.Module):
         """
         colours, sigma = self.output_biases()
         colours.copy_(torch.logit(colour))
-        sigma.fill_(raw_density(START_DENSITY, self.density_activation))
+        sigma.fill_(raw_of(START_DENSITY, self.density_activation))
 
     def activate(
         self, raw: Float[Tensor, "*batch 4"], noise: Float[Tensor, "*batch"] | None = None

@@ -14,6 +14,7 @@ from nerf_dfa.fields.field import COLOUR, Activation, DensityActivation, Field, 
 from nerf_dfa.fields.grids import FeatureGrids
 from nerf_dfa.learning import make_rule
 from nerf_dfa.learning.sequential import SequentialLinear
+from nerf_dfa.learning.tapes import Tape
 
 GridGradient = Literal["feedback", "kp", "mirror", "first_layer"]
 
@@ -75,12 +76,19 @@ class GridField(Field):
         self, positions: Float[Tensor, "*batch 3"], directions: Float[Tensor, "*#batch 3"]
     ) -> Float[Tensor, "*batch 4"]:
         tape = self.rule.tape()
-        low, high = self.box
-        features = self.grids((positions - low) / (high - low) * 2 - 1)
-        if self.grid_gradient == "feedback":
-            features = tape.hidden(features)
-        hidden = activated(tape, self.density_hidden(features), self.activation)
+        hidden = self._seen(positions, tape)
         sigma = self.density_head(hidden)
         encoded = positional_encoding(directions, self.direction_frequencies)
         hidden = activated(tape, joint_linear(self.colour_hidden, hidden, encoded), self.activation)
         return tape.output(torch.cat([self.colour_head(hidden), sigma], dim=-1)).float()
+
+    def raw_density(self, positions: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
+        return self.density_head(self._seen(positions, Tape()))[..., 0].float()
+
+    def _seen(self, positions: Float[Tensor, "*batch 3"], tape: Tape) -> Float[Tensor, "*batch width"]:
+        """The hidden layer that density and colour are read from."""
+        low, high = self.box
+        features = self.grids((positions - low) / (high - low) * 2 - 1)
+        if self.grid_gradient == "feedback":
+            features = tape.hidden(features)
+        return activated(tape, self.density_hidden(features), self.activation)

@@ -92,13 +92,7 @@ class MLPField(Field):
         self, positions: Float[Tensor, "*batch 3"], directions: Float[Tensor, "*#batch 3"]
     ) -> Float[Tensor, "*batch 4"]:
         tape = self.rule.tape()
-        encoded = positional_encoding(positions, self.position_frequencies)
-        x = encoded
-        for i, layer in enumerate(self.pts_linears):
-            here = tape if self.direct[i] else Tape()
-            x = here.hidden(layer(x)) if i == 0 and self.linear_first else activated(here, layer(x), self.activation)
-            if i in self.skips:
-                x = torch.cat([encoded.to(x.dtype), x], dim=-1)
+        x = self._trunk(positions, tape)
         if not self.use_viewdirs:
             return tape.output(self.output_linear(x)).float()
         sigma = self.alpha_linear(x)
@@ -107,3 +101,18 @@ class MLPField(Field):
         encoded = positional_encoding(directions, self.direction_frequencies)
         x = activated(tape, joint_linear(self.views_linears[0], feature, encoded), self.activation)
         return tape.output(torch.cat([self.rgb_linear(x), sigma], dim=-1)).float()
+
+    def raw_density(self, positions: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
+        x = self._trunk(positions, Tape())
+        return (self.alpha_linear(x)[..., 0] if self.use_viewdirs else self.output_linear(x)[..., 3]).float()
+
+    def _trunk(self, positions: Float[Tensor, "*batch 3"], tape: Tape) -> Float[Tensor, "*batch width"]:
+        """The last of the layers that read the position alone."""
+        encoded = positional_encoding(positions, self.position_frequencies)
+        x = encoded
+        for i, layer in enumerate(self.pts_linears):
+            here = tape if self.direct[i] else Tape()
+            x = here.hidden(layer(x)) if i == 0 and self.linear_first else activated(here, layer(x), self.activation)
+            if i in self.skips:
+                x = torch.cat([encoded.to(x.dtype), x], dim=-1)
+        return x

@@ -3,7 +3,6 @@
     rows = order[: room.rows(len(order))]      # on the host: at once
     room.note(count, total)                    # on the device: how many there should have been, and of how many
     room.settle()                              # once in many steps: the one time that the host waits
-    room.know(count, total)                    # in place of both where the host has the numbers
 
 A host that asks a GPU how many rows are left stands still until all that it has been given to do is done, and then the
 GPU does until the next work comes. So the space is that of the steps before and a little more.
@@ -45,7 +44,3 @@ class Room:
         if self._noted is not None:
             self.share = min(1.0, max(float(self._noted), 1e-6))
             self._noted = None
-
-    def know(self, count: int, total: int) -> None:
-        """That `count` of `total` rows want space."""
-        self.share = min(1.0, max(count / max(1, total), 1e-6))

@@ -1,20 +1,21 @@
 """Passes of which only the rows that err go back, under any learning rule.
 
-    y = selected(network, kept, x)             # in place of network(x), while training
+    y = selected(network, Selection(0.9999, 0.2), x)             # in place of network(x), while training
 
 In a radiance field nearly all of the error e = dL/dy is at a few samples, those that a ray sees. This pass keeps
 nothing for the way back. When its error is known, the rows with the least of it are left out, and the network learns
-from a second pass, of the others alone; training in instant-ngp (Mueller et al. 2022) leaves samples out likewise. With
-a share s of the rows left a step takes 1 + 3 s times a forward pass in place of 3 under backpropagation, 1 + 2 s in
-place of 2 under direct feedback, and memory for their activations alone. Where most rows err, as in the first steps,
-and in photographs to the end, that would be more: a network with a `Room` then has plain passes, all rows of which go
-back, until the room is told by samples of their error that it pays.
+from a second pass, of the others alone; training in instant-ngp (Mueller et al. 2022) leaves samples out likewise.
+Where most rows err, as in the first steps, and in photographs to the end, some of them are drawn, the more likely the
+more they err, and speak for the others too (Horvitz and Thompson 1952; for gradients Katharopoulos and Fleuret 2018):
+row n with probability p_n, and its error over p_n, whose mean over all draws is the error itself. With a share s of the
+rows in the second pass a step takes 1 + 3 s times a forward pass in place of 3 under backpropagation, 1 + 2 s in
+place of 2 under direct feedback, and memory for their activations alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -22,9 +23,26 @@ from torch import Tensor
 
 from nerf_dfa.learning.room import Room
 
-# Rows that err, as a share, up to which a second pass of theirs pays; and errors of a plain pass that are looked at.
-WORTH = 0.5
+# Rows by which it is judged, where the host may wait, whether few enough have the error.
 LOOKS = 1024
+# Times that the probabilities of rows that would have more than 1 are given to the others.
+SHARINGS = 5
+
+
+class Selection(NamedTuple):
+    """Which rows go back: the fewest that have the share `kept` of the squared error, and at most the share `most`.
+
+    Both in (0, 1]. Of more rows than `most` allows so many are drawn. Either number is made a multiple of `multiple`,
+    if there are as many rows.
+    """
+
+    kept: float
+    most: float = 1.0
+    multiple: int = 1
+
+    def filled(self, count: int, total: int) -> int:
+        """So many of the total, or some more."""
+        return min(total, -(-count // self.multiple) * self.multiple)
 
 
 class _Selected(torch.autograd.Function):
@@ -32,76 +50,91 @@ class _Selected(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx,
-        network: Callable[..., Tensor],
-        kept: float,
-        room: Room | None,
-        static: bool,
-        joint: Tensor,
-        *inputs: Tensor,
+        ctx, network: Callable[..., Tensor], selection: Selection, room: Room | None, joint: Tensor, *inputs: Tensor
     ) -> Tensor:
         device = joint.device.type
-        ctx.network, ctx.kept, ctx.room, ctx.static = network, kept, room, static
+        ctx.network, ctx.selection, ctx.room = network, selection, room
         ctx.autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
         ctx.save_for_backward(*inputs)
         return network(*inputs)
 
     @staticmethod
     def backward(ctx, error: Tensor) -> tuple[None, ...]:
-        rows = erring(error, ctx.kept, ctx.room if ctx.static else None)
-        if ctx.room is not None and not ctx.static:
-            ctx.room.know(len(rows), len(error))
+        rows, weights = chosen(error, ctx.selection, ctx.room)
         with torch.enable_grad(), torch.autocast(*ctx.autocast):
             y = ctx.network(*(x[rows] for x in ctx.saved_tensors))
-        torch.autograd.backward(y, error[rows])
-        return (None,) * (5 + len(ctx.saved_tensors))
+        torch.autograd.backward(y, error[rows] if weights is None else error[rows] * weights[:, None].to(error.dtype))
+        return (None,) * (4 + len(ctx.saved_tensors))
 
 
 def selected(
     network: Callable[..., Tensor],
-    kept: float,
+    selection: Selection,
     *inputs: Float[Tensor, "rows _"],
     room: Room | None = None,
-    static: bool = False,
 ) -> Float[Tensor, "rows c"]:
-    """network(*inputs); `backward` adds to its parameters' `.grad` what the rows give that `erring` chooses.
+    """network(*inputs); `backward` adds to its parameters' `.grad` what the rows give that `chosen` chooses.
 
-    network: of rows that do not depend on each other, without random numbers; it is called twice. kept: see `erring`.
-    room: remembers how many erred; where more did than it pays for, all rows go back. static: the host does not wait
-    to be told how many err, but takes as many as the room says.
-    Nothing flows back to the inputs, and torch.autograd.grad finds no parameter behind y, but where all rows go back.
+    network: of rows that do not depend on each other, without random numbers; it is called twice. room: see `chosen`.
+    Nothing flows back to the inputs, and torch.autograd.grad finds no parameter behind y.
     """
-    if room is not None and room.share > WORTH:
-        y = network(*inputs)
-        if y.requires_grad:
-            y.register_hook(partial(_look, kept, room, static))
-        return y
     joint = torch.zeros((), device=inputs[0].device, requires_grad=True)  # so that the error comes here at all
-    return _Selected.apply(network, kept, room, static, joint, *inputs)
+    return _Selected.apply(network, selection, room, joint, *inputs)
 
 
-def _look(kept: float, room: Room, static: bool, error: Tensor) -> None:
-    """Tells the room how many rows err, by every so many-th of them."""
-    part = error.detach()[:: len(error) // LOOKS | 1]  # odd: else of rays of 64 samples always the same ones
-    rows = erring(part, kept, room if static else None)
-    if not static and len(part):
-        room.know(len(rows), len(part))
+def chosen(
+    error: Float[Tensor, "rows c"], selection: Selection, room: Room | None = None
+) -> tuple[Int64[Tensor, " some"], Float[Tensor, " some"] | None]:
+    """The rows that go back, and what their errors are to be multiplied by; None: by nothing.
 
-
-def erring(error: Float[Tensor, "rows c"], kept: float, room: Room | None = None) -> Int64[Tensor, " some"]:
-    """The fewest rows that have the share `kept`, in (0, 1], of the squared error; at least one.
-
-    Columns count alike, whatever their scale: each is divided by its mean square. 1 keeps every row that errs, but
-    those that rounding in 64 bits loses. The host waits to be told how many there are; with a room it takes instead the
-    rows with the largest error that there is space for, as a share of those that have any.
+    They are the fewest that have the share `kept`, at least one; 1 keeps every row that errs, but those that rounding
+    in 64 bits loses. Where a part of the rows says that they are more than `most`, `drawn` draws. The host waits to be
+    told how many there are. With a room it does not, but takes the rows with the largest error that the room has space
+    for, as a share of those that have any, and draws where that is more than `most`.
     """
+    kept, most, _ = selection
     if not len(error):
-        return torch.empty(0, dtype=torch.int64, device=error.device)
-    squares = error.float().square()
-    score, order = (squares / squares.mean(0).clamp(min=1e-30)).sum(1).sort(descending=True)
-    reached = score.double().cumsum(0)
-    count = (reached < kept * reached[-1]).sum() + 1
+        return torch.empty(0, dtype=torch.int64, device=error.device), None
+    score = scores(error)
+    wanted = selection.filled(max(1, int(most * len(score))), len(score))
     if room is None:
-        return order[: int(count)]
+        part = score[:: len(score) // LOOKS | 1]  # odd: else of rays of 64 samples always the same ones
+        if most < 1 and int(_fewest(part, kept)[1]) > most * len(part):
+            return drawn(score, wanted)
+        order, count = _fewest(score, kept)
+        return order[: selection.filled(int(count), len(order))], None
+    order, count = _fewest(score, kept)
     room.note(count, (score > 0).sum())  # rows that only fill space have none, and how many they are changes
-    return order[: room.rows(len(order))]
+    return drawn(score, wanted) if room.share > most else (order[: room.rows(len(order))], None)
+
+
+def scores(error: Float[Tensor, "rows c"]) -> Float[Tensor, " rows"]:
+    """Squared error of each row. Columns count alike, whatever their scale: each is divided by its mean square."""
+    squares = error.float().square()
+    return (squares / squares.mean(0).clamp(min=1e-30)).sum(1)
+
+
+def _fewest(score: Float[Tensor, " rows"], kept: float) -> tuple[Int64[Tensor, " rows"], Int64[Tensor, ""]]:
+    """The rows by score, the largest first, and how many of them have the share `kept` of it."""
+    falling, order = score.sort(descending=True)
+    reached = falling.double().cumsum(0)
+    return order, (reached < kept * reached[-1]).sum() + 1
+
+
+def drawn(score: Float[Tensor, " rows"], count: int) -> tuple[Int64[Tensor, " some"], Float[Tensor, " some"]]:
+    """So many of the rows, at random, and 1 / p of each.
+
+    p_n = min(1, sqrt(score_n) / t), with the t that makes their sum the number of rows to be drawn: of all
+    probabilities those by which the errors drawn vary least. No row is drawn twice: one number u in [0, 1) decides, and
+    row n is drawn where a whole number + u lies in its stretch of the sum (systematic sampling, Madow 1949). Where
+    fewer err what is left over has weight 0.
+    """
+    p = score.double().sqrt()
+    p *= count / p.sum().clamp(min=1e-300)
+    for _ in range(SHARINGS):
+        full = p >= 1
+        p = torch.where(full, 1.0, p * ((count - full.sum()) / p.masked_fill(full, 0).sum().clamp(min=1e-300)))
+    reached = p.clamp_(max=1).cumsum(0)
+    at = torch.arange(count, device=p.device) + torch.rand((), dtype=p.dtype, device=p.device)
+    rows = torch.searchsorted(reached, at, right=True).clamp_(max=len(p) - 1)
+    return rows, torch.where(at < reached[-1], 1 / p[rows], 0).float()

@@ -13,7 +13,7 @@ from torch import Tensor
 from nerf_dfa.fields import Field, GridField, MLPField, level_resolutions
 from nerf_dfa.interop import nerf_pytorch
 from nerf_dfa.learning.sequential import HELD
-from nerf_dfa.nerf.options import DIRECT_MLP, GRID_FEEDBACK, PROBED, RANDOM, Options
+from nerf_dfa.nerf.options import DIRECT_MLP, GRID_FEEDBACK, PROBED, RANDOM, TAUGHT, Options
 from nerf_dfa.rendering import OccupancyGrid, RadianceModel, RenderSettings
 from nerf_dfa.scenes import Scene
 from nerf_dfa.scenes.paths import nearest_to_axes
@@ -37,7 +37,6 @@ LOOKS = 4
 STATE_KEYS = {"coarse": "network_fn_state_dict", "fine": "network_fine_state_dict"}
 RULE_KEY = "learning_rule_state_dict"
 OCCUPANCY_KEY = "occupancy_state_dict"
-ERRING_KEY = "share_of_samples_that_err"
 RULE_PREFIX = "rule."
 
 
@@ -137,7 +136,7 @@ def _rule_options(options: Options) -> dict[str, str | int | float]:
         "first": options.probe_first,
         "growth": options.probe_growth,
         "average": options.probe_average,
-    }
+    } | ({"conditional": options.conditional_feedback} if TAUGHT[0](options) else {})
 
 
 def scene_box(scene: Scene, bound: float | None = None) -> Float[Tensor, "2 3"]:
@@ -178,6 +177,7 @@ def training_settings(options: Options, device: torch.device) -> RenderSettings:
         opaque_end=not options.white_bkgd or (options.density_activation == "relu" and options.field == "mlp"),
         netchunk=options.netchunk or NETCHUNK[options.field, device.type],
         error_kept=options.error_kept,
+        samples_back=options.samples_back,
         static_shapes=device.type != "cpu",
     )
 
@@ -201,14 +201,13 @@ def codec(model: RadianceModel) -> ModelCodec:
     """The model's entries in a checkpoint: the networks' under nerf-pytorch's keys, the rules' beside them."""
 
     def entries() -> dict[str, Any]:
-        state: dict[str, Any] = {RULE_KEY: {}, ERRING_KEY: {}}
+        state: dict[str, Any] = {RULE_KEY: {}}
         if model.occupancy is not None:
             state[OCCUPANCY_KEY] = model.occupancy.state_dict()
         for name, field in model.fields.items():
             weights = field.state_dict()
             state[STATE_KEYS[name]] = {k: v for k, v in weights.items() if not of_rule(k)}
             state[RULE_KEY][name] = {k: v for k, v in weights.items() if of_rule(k)}
-            state[ERRING_KEY][name] = field.rooms.errors.share  # on which the next pass depends
         return state
 
     def load(contents: dict[str, Any], path: Path) -> None:
@@ -224,7 +223,5 @@ def codec(model: RadianceModel) -> ModelCodec:
             held = rules.get(name, {})
             weights |= held if _shapes(held) == _shapes(own) else own
             load_weights(field, weights, f"{path} ({name} network)")
-            share = contents.get(ERRING_KEY, {}).get(name)  # absent: of an earlier version, or another program
-            field.rooms.errors.share = share if isinstance(share, float) else 1.0
 
     return ModelCodec(entries, load)

@@ -38,12 +38,14 @@ DIRECT_MLP: Condition = (
 )
 LEARNED: Condition = (lambda o: o.learning_rule == "dkp", "only the feedback of dkp learns by a rate")
 PROBED: Condition = (lambda o: o.learning_rule in ("fdfa", "mdfa"), "only fdfa and mdfa estimate their feedback")
+TAUGHT: Condition = (lambda o: o.learning_rule == "mdfa", "only mdfa fits its feedback to more than the error")
 MLP: Condition = (lambda o: o.field == "mlp", "field = grid does not read it")
 GRID: Condition = (lambda o: o.field == "grid", "field = mlp does not read it")
 GRID_FEEDBACK: Condition = (
     lambda o: o.field == "grid" and o.learning_rule in (*DIRECT_RULES, "modular"),
     f"it needs field = grid and learning_rule = {', '.join(DIRECT_RULES)}, modular",
 )
+KEPT: Condition = (lambda o: o.error_kept < 1, "with error_kept = 1 all samples go back")
 BOXED: Condition = (lambda o: o.field == "grid" or bool(o.occupancy), "it needs field = grid or an occupancy")
 SKIPPING: Condition = (
     lambda o: o.occupancy != 0 and (o.field == "grid" or o.occupancy is not None),
@@ -147,6 +149,11 @@ class Options:
         "fdfa, mdfa: weight of a new estimate; of fdfa the largest, and smaller where few samples have the error",
         when=PROBED,
     )
+    conditional_feedback: bool = option(
+        False,
+        "mdfa: the feedback depends on the output, B_i(y) = B_i0 + sum_j sigmoid(y_j) B_ij",
+        when=TAUGHT,
+    )
     field: str = option(
         "mlp", "mlp: the paper's network; grid: feature grids and a small network", choices=["mlp", "grid"]
     )
@@ -235,6 +242,12 @@ class Options:
         "share of the squared error at a network's outputs that goes back while training; the samples with the least "
         "are left out, which makes steps faster (try 0.9999)",
     )
+    samples_back: float = option(
+        0.25,
+        "the largest share of samples that goes back; of more that err so many are drawn, the more likely the more "
+        "they err, and count for the others",
+        when=KEPT,
+    )
     netchunk: int = option(0, "points sent through a network at once; 0: what suits the device")
     dual: str = option(
         "none",
@@ -278,6 +291,8 @@ def check(options: Options) -> None:
             raise UserError(f"--{name} {getattr(options, name)}: it cannot be negative")
     if not 0 < options.error_kept <= 1:
         raise UserError(f"--error_kept {options.error_kept}: a share, above 0 and at most 1")
+    if not 0 < options.samples_back <= 1:
+        raise UserError(f"--samples_back {options.samples_back}: a share, above 0 and at most 1")
     if not 0 <= options.exact_share <= 1:
         raise UserError(f"--exact_share {options.exact_share}: a share, from 0 to 1")
     if options.probe_average > 1:

@@ -20,7 +20,7 @@ DECAY = 0.9
 # What rounding may put outside, of a ray that ends on the box's surface; in cells.
 MARGIN = 1e-2
 # Points of one pass through the density when a grid is filled.
-BLOCK = 1 << 16
+BLOCK = 1 << 15
 
 Density = Callable[[Float[Tensor, "n 3"]], Float[Tensor, " n"]]
 

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from nerf_dfa.fields.field import Field
-from nerf_dfa.learning.selected import selected
+from nerf_dfa.learning.selected import Selection, selected
 from nerf_dfa.rendering.cameras import Cameras
 from nerf_dfa.rendering.compositing import Pixels, composite, intervals
 from nerf_dfa.rendering.occupancy import OccupancyGrid
@@ -26,6 +26,9 @@ Dual = Literal["none", "pixels", "raw"]
 # Without gradients a ray ends where less light than this goes on; its samples are evaluated in so many parts.
 DARK = 1e-3
 PARTS = 8
+# Packed samples are filled up to a multiple: on CPUs a bf16 product of a number of rows that is new takes up to four
+# times as long, because it is compiled first.
+ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,11 @@ class RenderSettings:
     coarse field alone). lindisp: coarse strata equal in disparity. background: grey value behind the scene.
     perturb: samples are random and noise: standard deviation of the noise on the raw density, both while training
     only. opaque_end: the last sample stands for all that lies behind it. netchunk: most points that go through a
-    field at once. error_kept: in training, the share of the squared error at a field's outputs that goes back; the
-    samples with the least are left out where that saves time (learning/selected.py). static_shapes: in training,
-    samples and those that err are given the space that the fields' rooms say, so that the host waits for the device in
-    `RadianceModel.settle` alone; a ray without space is empty and teaches nothing. dual: NeRF-Dual, see `render_rays`.
+    field at once. error_kept: in training, the share of the squared error at a field's outputs that goes back;
+    samples_back: below 1 of it, the largest share of samples that do; the others are left out, or spoken for
+    (learning/selected.py). static_shapes: in training, samples and those that err are given the space that the fields'
+    rooms say, so that the host waits for the device in `RadianceModel.settle` alone; a ray without space is empty and
+    teaches nothing. dual: NeRF-Dual, see `render_rays`.
     """
 
     samples: int = 64
@@ -51,6 +55,7 @@ class RenderSettings:
     opaque_end: bool = False
     netchunk: int = 8192
     error_kept: float = 1.0
+    samples_back: float = 1.0
     static_shapes: bool = False
     dual: Dual = "none"
 
@@ -74,8 +79,7 @@ class RadianceModel(nn.Module):
 
     def density(self, positions: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
         """The larger of the fields' densities: what the occupancy has to hold."""
-        directions = torch.zeros_like(positions[:1])
-        return torch.stack([field(positions, directions)[0] for field in self.fields.values()]).amax(0)
+        return torch.stack([field.density(positions) for field in self.fields.values()]).amax(0)
 
     def settle(self) -> None:
         """Makes the space for samples what the steps since the last time would have needed, and a little more."""
@@ -107,7 +111,8 @@ def raw_outputs(
     if settings.error_kept == 1 or not learns(field):
         return field.raw(positions, viewdirs)
     rows = positions.reshape(-1, 3), viewdirs.expand_as(positions).reshape(-1, 3)
-    raw = selected(field.raw, settings.error_kept, *rows, room=field.rooms.errors, static=settings.static_shapes)
+    room = field.rooms.errors if settings.static_shapes else None
+    raw = selected(field.raw, Selection(settings.error_kept, settings.samples_back, ROWS), *rows, room=room)
     return raw.view(*positions.shape[:-1], 4)
 
 
@@ -125,13 +130,14 @@ def query(
 
 
 def query_packed(field: Field, rays: Rays, samples: Samples, settings: RenderSettings) -> Float[Tensor, "samples 4"]:
-    """The same for samples of their own on each ray, in parts of about the same size."""
-    raw, count = [], max(1, len(samples.ray))
-    size = math.ceil(count / math.ceil(count / settings.netchunk))
-    for ray, t in zip(samples.ray.split(size), samples.t.split(size), strict=True):
-        positions = rays.origins[ray] + t[:, None] * rays.directions[ray]
+    """The same for samples of their own on each ray, in parts of about the same size, each a multiple of ROWS."""
+    raw, count = [], len(samples.ray)
+    rows, t = (torch.cat([x, x[-1:].expand(-count % ROWS)]) for x in (samples.ray, samples.t))
+    size = -(-max(1, count) // math.ceil(max(1, count) / settings.netchunk) // ROWS) * ROWS
+    for ray, depth in zip(rows.split(size), t.split(size), strict=True):
+        positions = rays.origins[ray] + depth[:, None] * rays.directions[ray]
         raw.append(raw_outputs(field, positions, rays.viewdirs[ray], settings))
-    return torch.cat(raw) if len(raw) > 1 else raw[0]
+    return torch.cat(raw)[:count]
 
 
 def render_rays(

@@ -8,7 +8,7 @@ from torch import nn
 
 from nerf_dfa.fields import GridField, MLPField
 from nerf_dfa.fields.encodings import positional_encoding
-from nerf_dfa.fields.field import Field, raw_density
+from nerf_dfa.fields.field import Field, raw_of
 
 VALUES = [-80.0, -3.0, -0.5, 0.0, 0.7, 2.0, 5.0, 60.0]
 
@@ -76,8 +76,8 @@ def test_calling_a_field_activates_its_raw_outputs():
 
 @pytest.mark.parametrize("density", [0.01, 0.1, 3.0])
 @pytest.mark.parametrize("activation", ["softplus", "relu"])
-def test_raw_density_is_the_inverse(activation, density):
-    sigma, _ = Field(activation).activate(torch.tensor([0.0, 0.0, 0.0, raw_density(density, activation)]))
+def test_raw_of_is_the_inverse(activation, density):
+    sigma, _ = Field(activation).activate(torch.tensor([0.0, 0.0, 0.0, raw_of(density, activation)]))
     assert sigma.item() == pytest.approx(density, rel=1e-5)
 
 
@@ -86,6 +86,24 @@ FIELDS = {
     "mlp without directions": lambda **options: MLPField(2, 16, 2, 1, use_viewdirs=False, **options),
     "grid": lambda **options: GridField(torch.tensor([[-1.0] * 3, [1.0] * 3]), [2, 3], 2, width=16, **options),
 }
+
+
+@pytest.mark.parametrize("density_activation", ["softplus", "relu"])
+@pytest.mark.parametrize("name", FIELDS)
+def test_density_alone_is_the_density(name, density_activation):
+    field = FIELDS[name](density_activation=density_activation, learning_rule="dfa")
+    positions, direction = torch.rand(3, 5, 3) * 2 - 1, torch.nn.functional.normalize(torch.randn(3, 1, 3), dim=-1)
+    torch.testing.assert_close(field.density(positions), field(positions, direction)[0])
+    with torch.no_grad():
+        torch.testing.assert_close(field.density(positions[0]), field(positions[0], direction[0])[0])
+
+
+def test_density_of_a_field_that_has_raw_outputs_alone():
+    class Radius(Field):
+        def raw(self, positions, directions):
+            return torch.cat([positions + directions, positions.norm(dim=-1, keepdim=True)], dim=-1)
+
+    assert Radius("relu").density(torch.tensor([[3.0, 0.0, 4.0], [0.0, 2.0, 0.0]])).tolist() == [5.0, 2.0]
 
 
 @pytest.mark.parametrize("density_activation", ["softplus", "relu"])

@@ -3,7 +3,7 @@
 import torch
 
 from nerf_dfa.learning.room import MARGIN, MULTIPLE, Room
-from nerf_dfa.learning.selected import erring
+from nerf_dfa.learning.selected import Selection, chosen
 
 
 def test_all_rows_have_space_until_it_is_known_how_many_need_it():
@@ -40,11 +40,11 @@ def test_the_rows_with_the_largest_error_are_taken():
     error = torch.full((3 * MULTIPLE, 1), 1e-3)
     error[7::10, 0] = torch.arange(1.0, 1 + len(error[7::10]))
     room = Room()
-    assert len(erring(error, 0.99, room)) == len(error)
+    assert len(chosen(error, Selection(0.99), room)[0]) == len(error)
     room.settle()
-    rows = erring(error, 0.99, room)
+    rows = chosen(error, Selection(0.99), room)[0]
     assert len(rows) == MULTIPLE
-    exact = erring(error, 0.99)
+    exact = chosen(error, Selection(0.99))[0]
     assert rows[: len(exact)].tolist() == exact.tolist()
 
 
@@ -53,6 +53,6 @@ def test_rows_without_any_error_are_not_those_of_which_a_share_errs():
     error = torch.zeros(10 * MULTIPLE, 1)
     error[: MULTIPLE + 1] = 1.0
     room = Room()
-    erring(error, 0.99, room)
+    chosen(error, Selection(0.99), room)[0]
     room.settle()
-    assert len(erring(error[: 2 * MULTIPLE], 0.99, room)) == 2 * MULTIPLE
+    assert len(chosen(error[: 2 * MULTIPLE], Selection(0.99), room)[0]) == 2 * MULTIPLE

@@ -12,7 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nerf_dfa.learning import selected
-from nerf_dfa.learning.selected import erring
+from nerf_dfa.learning.selected import chosen
 from nerf_dfa.nerf import render, train
 from nerf_dfa.nerf.flags import parse
 from nerf_dfa.nerf.model import build_model, training_settings
@@ -109,7 +109,7 @@ def test_no_pass_brings_the_device_anything(tiny_scene, field, learner, monkeypa
     model = build_model(options, torch.tensor([[-1.0] * 3, [1.0] * 3])).to("meta").train()
     settings = replace(training_settings(options, torch.device("cpu")), static_shapes=True)
     positions, directions = torch.rand(2, 64, 3, device="meta")
-    for share in (1.0, 0.1):  # all samples go back, or some
+    for share in (1.0, 0.1):  # samples are drawn, or the fewest taken
         model.coarse.rooms.errors.share = share
         with Waits() as waits:
             raw_outputs(model.coarse, positions, directions, settings).square().sum().backward()
@@ -128,18 +128,21 @@ def test_waits_are_found():
 
 def test_less_space_for_samples_is_not_less_for_those_that_err(tiny_scene):
     """Empty space is found: the samples' space shrinks at once, the errors' only by what they need."""
-    flags = [*FIELDS["grid"], *"--N_rand 1024 --N_samples 16 --learning_rule bp --error_kept 0.9999".split()]
+    flags = [
+        *FIELDS["grid"],
+        *"--N_rand 1024 --N_samples 16 --learning_rule bp --error_kept 0.9999 --samples_back 1".split(),
+    ]
     trainer = trainer_of(options_of(tiny_scene, *flags))
     wanted, found = [], []
 
-    def watched(error, kept, room):
-        rows = erring(error, kept, room)
-        wanted.append(len(erring(error, kept)))
+    def watched(error, selection, room):
+        rows, weights = chosen(error, selection, room)
+        wanted.append(len(chosen(error, selection)[0]))
         found.append(len(rows))
-        return rows
+        return rows, weights
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selected, "erring", watched)
+        patch.setattr(selected, "chosen", watched)
         for step in range(6 * LOOK_EVERY):
             if step == 2 * LOOK_EVERY:
                 trainer.model.occupancy.occupied.fill_(False)[4:, 4:, 4:] = True

@@ -143,6 +143,7 @@ def test_args_txt_is_read_back_as_it_was_written(tmp_path):
         (["--precrop_frac", "1.5"], "--precrop_frac 1.5"),
         (["--error_kept", "0"], "--error_kept 0"),
         (["--error_kept", "1.1"], "--error_kept 1.1"),
+        (["--error_kept", "0.9", "--samples_back", "0"], "--samples_back 0"),
         (["--near", "3", "--far", "2"], "near has to be less than far"),
         (["--config", "/nowhere/a.txt"], "/nowhere/a.txt"),
         (["--N_ra", "8"], "N_ra"),

@@ -152,13 +152,15 @@ def test_alignment_is_logged_and_reported_and_does_not_change_the_run(flags, run
     assert f"coarse.layer_1 {layers['coarse.layer_1']['mean']:+.3f}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("kept", ["--error_kept 0.5 --samples_back 1", "--error_kept 0.9999 --samples_back 0.1"])
 @pytest.mark.parametrize("rule", ["bp", "dfa-best", "mirror-best"])
-def test_alignment_and_resuming_where_only_part_of_the_error_goes_back(rule, flags, run, tmp_path):
-    flags = [*flags, *learning(rule), "--error_kept", "0.5"]  # so little that it is worth leaving out
+def test_alignment_and_resuming_where_only_part_of_the_error_goes_back(rule, kept, flags, run, tmp_path):
+    flags = [*flags, *learning(rule), *kept.split()]
     assert train.main([*flags, "--i_alignment", "3", "--N_iters", "4"]) == 0
     assert train.main([*flags, "--i_alignment", "3"]) == 0
     assert train.main([*flags, "--expname", "unbroken"]) == 0
-    assert train.main([*flags, "--expname", "all", "--error_kept", "1"]) == 0
+    everything = flags[: -len(kept.split())]
+    assert train.main([*everything, "--expname", "all", "--error_kept", "1"]) == 0
     a, b, c = (weights(folder / "000006.tar") for folder in (run, run.parent / "unbroken", run.parent / "all"))
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert not all(torch.equal(a[name], c[name]) for name in a)

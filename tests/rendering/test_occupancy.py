@@ -7,7 +7,16 @@ import pytest
 import torch
 
 from nerf_dfa.fields.field import Field
-from nerf_dfa.rendering import Cameras, OccupancyGrid, RadianceModel, Rays, RenderSettings, image_rays, render_rays
+from nerf_dfa.rendering import (
+    Cameras,
+    OccupancyGrid,
+    RadianceModel,
+    Rays,
+    RenderSettings,
+    image_rays,
+    render_rays,
+    renderer,
+)
 from nerf_dfa.rendering.occupancy import OPTICAL_DEPTH
 from nerf_dfa.rendering.renderer import march, meeting
 
@@ -145,7 +154,8 @@ def test_where_nothing_is_skipped_pixels_and_gradients_are_equal():
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_rays_end_behind_what_lets_no_light_through():
+def test_rays_end_behind_what_lets_no_light_through(monkeypatch):
+    monkeypatch.setattr(renderer, "ROWS", 1)  # only what is seen is asked for
     field = Ball()
     model = RadianceModel(field, None, OccupancyGrid(BOX, 4))
     with torch.no_grad():
