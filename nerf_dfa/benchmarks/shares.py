@@ -82,12 +82,12 @@ class Stopwatch:
         """Under which name the node was made."""
         return self._names[bisect.bisect_right(self._numbers, node._sequence_nr()) - 1]
 
-    def follow_backward(self, loss: Tensor) -> None:
-        """Makes the backward pass from the loss count under the names of those that made its nodes.
+    def follow_backward(self, output: Tensor) -> None:
+        """Makes the backward pass from the output count under the names of those that made its nodes.
 
         Sums of gradients in parameters, which have no number, count with the node that they follow.
         """
-        for node in nodes(loss):
+        for node in nodes(output):
             if "AccumulateGrad" not in node.name():
                 node.register_prehook(partial(self._begin, self.maker(node)))
 
@@ -95,9 +95,9 @@ class Stopwatch:
         self.switch(name)
 
 
-def nodes(loss: Tensor) -> list[Node]:
-    """All nodes of the graph that made the loss."""
-    found, left = {loss.grad_fn}, [loss.grad_fn]
+def nodes(output: Tensor) -> list[Node]:
+    """All nodes of the graph that made the output."""
+    found, left = {output.grad_fn}, [output.grad_fn]
     while left:
         for node, _ in left.pop().next_functions:
             if node is not None and node not in found:
@@ -110,12 +110,12 @@ def nodes(loss: Tensor) -> list[Node]:
 def watched(trainer: Trainer) -> Iterator[Stopwatch]:
     """Within it, the trainer's steps are timed part by part."""
     stopwatch = Stopwatch()
-    plain_loss = trainer.task.loss
+    plain_backward = torch.autograd.backward
 
-    def loss(*args: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        result = plain_loss(*args)
-        stopwatch.follow_backward(result[0])
-        return result
+    def backward(outputs: Tensor, *args: Any, **options: Any) -> None:
+        """Of the loss, and inside it of a second pass of the samples that err."""
+        stopwatch.follow_backward(outputs)
+        plain_backward(outputs, *args, **options)
 
     plain_update = stopwatch.during(OPTIMISER, trainer.optimizer.step)
 
@@ -127,7 +127,8 @@ def watched(trainer: Trainer) -> Iterator[Stopwatch]:
         for name, functions in PARTS.items():
             for owner, attribute in functions:
                 stack.enter_context(patch.object(owner, attribute, stopwatch.during(name, getattr(owner, attribute))))
-        stack.enter_context(patch.object(trainer.task, "loss", loss))
+        stack.enter_context(patch.object(torch.autograd, "backward", backward))
+        stack.enter_context(torch.autograd.set_multithreading_enabled(False))  # nodes have one row of numbers
         stack.enter_context(patch.object(trainer.optimizer, "step", update))
         yield stopwatch
         stopwatch.switch(REST)

@@ -112,9 +112,11 @@ class SlowBackward(torch.autograd.Function):
         return signal
 
 
-@pytest.mark.parametrize("rule", ["bp", "dfa"])
-def test_time_of_the_backward_pass_too(tiny_scene, tiny_mlp, monkeypatch, rule):
-    options, _, _ = parse(["--config", str(tiny_mlp), "--datadir", str(tiny_scene), "--learning_rule", rule])
+@pytest.mark.parametrize("more", ["bp", "dfa", "bp --error_kept 0.9999"])
+def test_time_of_the_backward_pass_too(tiny_scene, tiny_mlp, monkeypatch, more):
+    """And of that inside it, where only the samples that err go back."""
+    flags = ["--config", str(tiny_mlp), "--datadir", str(tiny_scene), "--learning_rule", *more.split()]
+    options, _, _ = parse(flags)
     trainer = make_trainer(options, load_run_scene(options, "blender"), torch.device("cpu"))
     raw = shares.mlp.MLPField.raw
     monkeypatch.setattr(shares.mlp.MLPField, "raw", lambda *args: SlowBackward.apply(raw(*args)))
