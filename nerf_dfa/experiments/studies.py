@@ -18,7 +18,7 @@ A study is a file of sections, every setting a flag of train.py:
     flags = --learning_rule dfa
 
 A cell is trained with the study's flags, then its column's, then its row's; the last one counts. A row may leave
-columns out with `only = column; column`. A `datadir` is looked for in the folder of the data, a `config` beside the
+columns out with `only = column; column`, and have its own `search_steps`, for what a short trial does not see. A `datadir` is looked for in the folder of the data, a `config` beside the
 program's own.
 """
 
@@ -38,7 +38,7 @@ FIGURES = ("dots", "pictures", "alignment")
 KNOWN = {
     "study": {"title", "flags", "seeds", "rates", "search_steps", "figure", "note"},
     "column": {"flags", "scene"},
-    "row": {"flags", "only"},
+    "row": {"flags", "only", "search_steps"},
 }
 
 
@@ -53,11 +53,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """A way to learn. only: names of the columns that it has a cell in; empty: all."""
+    """A way to learn. only: names of the columns that it has a cell in; empty: all. search_steps: None: the study's."""
 
     name: str
     flags: tuple[str, ...]
     only: tuple[str, ...] = ()
+    search_steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def read_study(path: Path) -> Study:
             columns.append(Column(name, flags, values.get("scene")))
         else:
             only = tuple(part.strip() for part in values.get("only", "").split(";") if part.strip())
-            rows.append(Row(name, flags, only))
+            rows.append(Row(name, flags, only, _steps(path, values)))
     names = {column.name for column in columns}
     for row in rows:
         for name in row.only:
@@ -138,7 +139,6 @@ def read_study(path: Path) -> Study:
     if head.get("figure", "dots") not in FIGURES:
         raise UserError(f"{path}: figure = {head['figure']}: expected one of {', '.join(FIGURES)}")
     rates = tuple(_number(path, "rates", rate, float) for rate in head.get("rates", "1").split())
-    search = head.get("search_steps")
     return Study(
         path.stem,
         head.get("title", path.stem),
@@ -147,7 +147,7 @@ def read_study(path: Path) -> Study:
         tuple(shlex.split(head.get("flags", ""))),
         _number(path, "seeds", head.get("seeds", "3"), int),
         rates,
-        None if search is None else _number(path, "search_steps", search, int),
+        _steps(path, head),
         head.get("figure", "dots"),
         head.get("note", ""),
     )
@@ -177,6 +177,11 @@ def reduced(
     kept = tuple(column for column in study.columns if column.name in chosen)
     rows = tuple(row for row in rows if not row.only or set(row.only) & set(chosen))
     return replace(study, columns=kept, rows=rows, seeds=seeds or study.seeds)
+
+
+def _steps(path: Path, values: dict[str, str]) -> int | None:
+    """search_steps, where it is stated."""
+    return _number(path, "search_steps", values["search_steps"], int) if "search_steps" in values else None
 
 
 def _number(path: Path, key: str, text: str, kind: type[int] | type[float]) -> int | float:

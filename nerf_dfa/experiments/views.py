@@ -87,7 +87,7 @@ def run_study(study: Study, out: Path, data: Path, jobs: int = 1) -> dict[str, A
     def attempt(row: Row, column: Column, flags: list[str], rate: float) -> Routine:
         key = key_of(row, column, f"rate {rate:g}")
         if key not in runs:
-            steps = study.search_steps or int(_last(flags, "--N_iters"))
+            steps = row.search_steps or study.search_steps or int(_last(flags, "--N_iters"))
             run, _ = yield run_cell, flags, SEARCH_SEED, rate, steps
             score = run["val_psnr"]
             said = "collapsed" if score is None else f"{score:.2f} dB on views held out"
