@@ -18,8 +18,8 @@ A study is a file of sections, every setting a flag of train.py:
     flags = --learning_rule dfa
 
 A cell is trained with the study's flags, then its column's, then its row's; the last one counts. A row may leave
-columns out with `only = column; column`, and have its own `search_steps`, for what a short trial does not see. A `datadir` is looked for in the folder of the data, a `config` beside the
-program's own.
+columns out with `only = column; column`, and have its own `search_steps`, for what a short trial does not see. A
+`datadir` is looked for in the folder of the data, a `config` beside the program's own.
 """
 
 from __future__ import annotations

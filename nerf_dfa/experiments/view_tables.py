@@ -85,7 +85,8 @@ def markdown(cells: Cells) -> str:
     collapsed = sum(run["restarts"] for run in runs)
     rates = ", ".join(f"{rate:g}" for rate in study.rates)
     searched = (
-        f" The learning rate of every cell is the best of {rates} times that of its flags on training views held out, "
+        f" The learning rate of every cell is the best of {rates} times that of its flags on training views held out"
+        f"{f' by trials of {study.search_steps} steps' if study.search_steps else ''}, "
         "and of half or twice as much where the best was at the edge (in brackets; * still at the edge)."
         if len(study.rates) > 1
         else ""
@@ -201,7 +202,9 @@ def _flags(study: Study) -> list[str]:
     """All settings, so that a cell can be made by train.py too."""
     lines = [f"All: `{' '.join(study.flags)}`"] if study.flags else []
     lines += [f"{column.name}: `{' '.join(column.flags)}`" for column in study.columns]
-    lines += [f"{row.name}: `{' '.join(row.flags)}`" for row in study.rows]
+    for row in study.rows:
+        trials = f", its rates by trials of {row.search_steps} steps" if row.search_steps else ""
+        lines.append(f"{row.name}: `{' '.join(row.flags)}`{trials}")
     return [f"* {line}" for line in lines]
 
 

@@ -179,6 +179,26 @@ def test_the_rate_is_chosen_on_training_views_held_out(study, run, tmp_path, mon
     assert "20.50 ± 0.71 (1)" in table
 
 
+def test_a_row_may_have_longer_trials(study, run, monkeypatch):
+    calls = []
+
+    def fake(flags, seed, factor, search_steps=None):
+        calls.append((next(name for name in ("bp", "dfa", "dfa-best") if name in flags), search_steps))
+        found = {"restarts": 0, "views": 1, "seconds": 1.0}
+        return {**found, "psnr" if search_steps is None else "val_psnr": factor}, np.zeros((4, 4, 3), np.uint8)
+
+    monkeypatch.setattr(views, "run_cell", fake)
+    row = "[row dfa]\n"
+    assert row in study().read_text()
+    path = study(**{"seeds = 2": "seeds = 1\nrates = 1 2\nsearch_steps = 3", row: row + "search_steps = 7\n"})
+    status, table, _ = run(path, "--columns", "grid")
+    assert status == 0
+    assert {("bp", 3), ("dfa", 7)} < set(calls)
+    assert not {("bp", 7), ("dfa", 3)} & set(calls)
+    assert "by trials of 3 steps" in table
+    assert "its rates by trials of 7 steps" in table
+
+
 @pytest.mark.parametrize(
     ("best", "tried", "shown"),
     [(1.0, [1, 2, 0.5], "(1)"), (8.0, [1, 2, 4, 8, 16], "(8)"), (32.0, [1, 2, 4, 8, 16], "(16*)")],
