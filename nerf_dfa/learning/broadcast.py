@@ -61,6 +61,8 @@ class Broadcast(torch.autograd.Function):
     def forward(ctx, feedback: Feedback, observe: Observer | None, y: Tensor, *tokens: Tensor) -> Tensor:
         ctx.feedback, ctx.observe = feedback, observe
         ctx.dtypes = tuple(token.dtype for token in tokens)
+        if feedback.conditional:
+            ctx.save_for_backward(y)
         return y.view_as(y)
 
     @staticmethod
@@ -68,7 +70,7 @@ class Broadcast(torch.autograd.Function):
         if ctx.observe is not None:
             ctx.observe(error)
         layers = range(len(ctx.dtypes))
-        messages = {dtype: ctx.feedback.message_to(layers, error.to(dtype)) for dtype in set(ctx.dtypes)}
+        messages = {d: ctx.feedback.message_to(layers, error.to(d), *ctx.saved_tensors) for d in set(ctx.dtypes)}
         return (None, None, error, *(messages[dtype][layer] for layer, dtype in enumerate(ctx.dtypes)))
 
 

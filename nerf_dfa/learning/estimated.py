@@ -11,7 +11,9 @@ from nerf_dfa.learning.feedback import Feedback, check_width, of_layer
 
 
 class EstimatedFeedback(Feedback):
-    """A matrix for every layer, starting as DFA's uniform one: signal_i = e @ B_i. c * sum(l_i) numbers.
+    """A matrix for every layer, starting as DFA's uniform one: signal_i = message @ B_i. c * sum(l_i) numbers.
+
+    The message is the error e, or as wide as `message_width` says.
 
     every: forward passes from one estimate to the next, at least; growth: more of them as training goes on, this share
     of the passes so far. first: passes at the start that all make one, because there the gradients change fastest.
@@ -27,8 +29,9 @@ class EstimatedFeedback(Feedback):
         average: float = 0.05,
         first: int = 0,
         growth: float = 0.0,
+        message_width: int | None = None,
     ) -> None:
-        super().__init__(error_width)
+        super().__init__(error_width, message_width)
         if every < 1 or first < 0 or growth < 0 or not 0 < average <= 1:
             raise ValueError(
                 f"every = {every} has to be at least 1, first = {first} and growth = {growth} at least 0, "
@@ -36,7 +39,7 @@ class EstimatedFeedback(Feedback):
             )
         self.every, self.average, self.first, self.growth = every, average, first, growth
         for layer, width in enumerate(widths):
-            self.register_buffer(f"matrix_{layer}", (torch.rand(error_width, width) * 2 - 1) * width**-0.5)
+            self.register_buffer(f"matrix_{layer}", (torch.rand(self.message_width, width) * 2 - 1) * width**-0.5)
         self.layers = len(widths)
         self.passes = self.estimates = self.due = 0  # due: the pass from which on the next estimate is made
 

@@ -26,7 +26,8 @@ NORMALISATIONS: dict[str, Callable[[int, int, int], float]] = {
 class Feedback(nn.Module):
     """Base of all feedback. A subclass gives `project`, and `learned` and `gradients` where it learns by gradient.
 
-    error_width: c. message_width: width of what is sent to every layer. reach: which outputs each hidden layer leads to
+    error_width: c. message_width: width of what is sent to every layer. conditional: the message depends on
+    the network's output. reach: which outputs each hidden layer leads to
     (None: all); a layer's signal is made of their errors alone. Without any, every layer leads to all outputs.
     """
 
@@ -34,6 +35,7 @@ class Feedback(nn.Module):
         super().__init__()
         self.error_width = error_width
         self.message_width = error_width if message_width is None else message_width
+        self.conditional = False
         self.reach: Sequence[slice | None] = ()
 
     def heard(self, layer: int) -> tuple[int, int]:
@@ -41,8 +43,8 @@ class Feedback(nn.Module):
         reach = self.reach[layer] if self.reach else None
         return (0, self.error_width) if reach is None else reach.indices(self.error_width)[:2]
 
-    def message_to(self, layers: Iterable[int], error: Tensor) -> list[Tensor]:
-        """The messages (..., message_width) of several layers, made of the error (..., c).
+    def message_to(self, layers: Iterable[int], error: Tensor, output: Tensor | None = None) -> list[Tensor]:
+        """The messages (..., message_width) of several layers, made of the error (..., c), and of the output (..., c).
 
         It is one and the same tensor for all layers that lead to the same outputs.
         """
@@ -53,8 +55,12 @@ class Feedback(nn.Module):
                 if (first, end) != (0, error.shape[-1]):
                     own = torch.zeros_like(error)
                     own[..., first:end] = error[..., first:end]
-                messages[first, end] = self.message(own)
+                messages[first, end] = self.message(self.given(own, output))
         return [messages[self.heard(layer)] for layer in layers]
+
+    def given(self, error: Tensor, output: Tensor | None) -> Tensor:
+        """What conditional feedback makes of the error (..., c), given the output (..., c)."""
+        return error
 
     def message(self, error: Tensor) -> Tensor:
         """What all layers get (..., message_width): the error (..., c), or what their signals have in common."""

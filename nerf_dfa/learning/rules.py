@@ -285,7 +285,7 @@ def make_rule(
     alone.
     options: for dfa, hdfa, drtp and modular: feedback (a kind of projection.py, or a Projection), normalisation
     ("layer", "max", "full" or "none"), device, k (sparse), and but for drtp shared; modular: modules; fdfa and mdfa:
-    every, growth, first and average.
+    every, growth, first and average; mdfa: conditional.
     Random matrices are drawn from torch's global generator, after the weights if the rule is made last.
     Raises ValueError for an unknown name, a network without hidden layers, or drtp with a reach (its targets are of all
     outputs); TypeError for an unknown option.

@@ -12,10 +12,18 @@ over the lessons t up to the last one, T: linear least squares, as Lansdell et a
 they estimate by perturbing nodes, and Jaderberg et al. (2017) predict theirs. Unlike a mean Jacobian (probing.py) it
 counts rows by the square of their error, and how errors at different outputs go together. A lesson takes a step of
 backpropagation; the moments take c^2 + c * sum(l_i) numbers, and R as many as the weights, and their moments.
+
+The gradient is not linear in the error alone: the Jacobian is another one wherever other units are active. With
+`conditional` feedback every layer hears the output y beside its error, and what is fitted depends on it,
+
+    B_i(y) = B_i0 + sum_j sigmoid(y_j) B_ij
+
+which is a message e' = e x (1, sigmoid(y)) in place of e, of c (c + 1) numbers, everywhere above.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -27,27 +35,48 @@ from nerf_dfa.learning.tapes import Record, check_point
 
 # Added to the correlations of the error's columns: of those that always err alike none is singled out.
 RIDGE = 1e-4
-# Outputs from which on the least squares would take longer than the network.
-WIDEST_ERROR = 1024
+# From this width of the message on the least squares would take longer than the network.
+WIDEST_MESSAGE = 1024
 
 
 class TaughtFeedback(EstimatedFeedback):
     """A matrix for every layer, fitted to the signals that came back in lessons; `average` is b."""
 
-    def __init__(self, error_width: int, widths: Sequence[int], every: int = 10, average: float = 0.3, **when) -> None:
-        if error_width > WIDEST_ERROR:
-            raise ValueError(f"mdfa fits feedback for at most {WIDEST_ERROR} outputs, and there are {error_width}")
-        super().__init__(error_width, widths, every, average, **when)
-        self.register_buffer("moments", torch.zeros(error_width, error_width))
+    def __init__(
+        self,
+        error_width: int,
+        widths: Sequence[int],
+        every: int = 10,
+        average: float = 0.3,
+        conditional: bool = False,
+        **when,
+    ) -> None:
+        terms = 1 + error_width if conditional else 1  # of B(y)
+        message = error_width * terms
+        if message > WIDEST_MESSAGE:
+            most = math.isqrt(WIDEST_MESSAGE) - 1 if conditional else WIDEST_MESSAGE
+            raise ValueError(f"mdfa fits feedback for at most {most} outputs, and there are {error_width}")
+        super().__init__(error_width, widths, every, average, message_width=message, **when)
+        self.conditional, self.terms = conditional, terms
+        self.register_buffer("moments", torch.zeros(message, message))
         for layer, width in enumerate(widths):
-            self.register_buffer(f"product_{layer}", torch.zeros(error_width, width))
+            self.register_buffer(f"product_{layer}", torch.zeros(message, width))
+
+    def given(self, error: Tensor, output: Tensor | None) -> Tensor:
+        if not self.conditional:
+            return error
+        given = torch.cat([torch.ones_like(output[..., :1]), torch.sigmoid(output)], dim=-1).to(error.dtype)
+        return (error[..., :, None] * given[..., None, :]).flatten(-2)
 
     @torch.no_grad()
-    def hear(self, error: Tensor) -> tuple[Tensor, float]:
-        """Takes note of a lesson's error (..., c). Returns e / |e|^2 (rows, c), and the weight of the lesson."""
+    def hear(self, error: Tensor, output: Tensor | None = None) -> tuple[Tensor, float]:
+        """Takes note of a lesson's error (..., c), and the output (..., c) where the feedback depends on it.
+
+        Returns e / |e|^2 (rows, message_width), e being the message, and the weight of the lesson.
+        """
         weight = self.largest_step()
         with torch.autocast(error.device.type, enabled=False):
-            rows = error.reshape(-1, error.shape[-1]).to(self.moments.dtype)
+            rows = self.given(error, output).reshape(-1, self.message_width).to(self.moments.dtype)
             scaled = rows / rows.square().sum().clamp(min=1e-30)
             self.moments.lerp_(rows.T @ scaled, weight)
         return scaled, weight
@@ -55,7 +84,8 @@ class TaughtFeedback(EstimatedFeedback):
     @torch.no_grad()
     def learn(self, layer: int, scaled: Tensor, weight: float, signal: Tensor) -> None:
         """Fits the layer's matrix to the signal (..., l_i) of the lesson whose error `hear` was shown."""
-        product, (first, end) = getattr(self, f"product_{layer}"), self.heard(layer)
+        product = getattr(self, f"product_{layer}")
+        first, end = (number * self.terms for number in self.heard(layer))
         with torch.autocast(signal.device.type, enabled=False):
             product.lerp_(scaled.T @ signal.reshape(-1, signal.shape[-1]).to(scaled.dtype), weight)
             moments = self.moments[first:end, first:end].double()
@@ -89,11 +119,11 @@ class Lesson(Record):
         self._tokens = []
         y = y.view_as(y)
         if y.requires_grad:
-            y.register_hook(self._hear)
+            y.register_hook(partial(self._hear, y.detach() if self.feedback.conditional else None))
         return y
 
-    def _hear(self, error: Tensor) -> None:
-        self._heard = self.feedback.hear(error)
+    def _hear(self, output: Tensor | None, error: Tensor) -> None:
+        self._heard = self.feedback.hear(error, output)
 
     def _learn(self, layer: int, signal: Tensor) -> None:
         self.feedback.learn(layer, *self._heard, signal)

@@ -22,8 +22,8 @@ from nerf_dfa.learning.tapes import Tape, check_output, check_point
 class Immediate(Tape):
     """Gives every layer its gradient at its feedback point; the error is known beforehand."""
 
-    def __init__(self, feedback: Feedback, error: Tensor) -> None:
-        self._feedback, self._error = feedback, error
+    def __init__(self, feedback: Feedback, error: Tensor, output: Tensor) -> None:
+        self._feedback, self._error, self._output = feedback, error, output
         self._messages: dict[torch.dtype, Tensor] = {}
         self._points = 0
         self.result: Tensor | None = None
@@ -51,7 +51,7 @@ class Immediate(Tape):
         layer = self._points - 1
         key = h.dtype, self._feedback.heard(layer)
         if key not in self._messages:
-            (self._messages[key],) = self._feedback.message_to([layer], self._error.to(h.dtype))
+            (self._messages[key],) = self._feedback.message_to([layer], self._error.to(h.dtype), self._output)
         return self._feedback.project(self._messages[key], layer, h.shape[-1])
 
 
@@ -74,7 +74,7 @@ def two_pass(rule: Rule, forward: Callable[[], Tensor], loss: Callable[[Tensor],
     (error,) = torch.autograd.grad(value, y)
     after = _random_states()
     _set_random_states(random)
-    tape = Immediate(rule.feedback, error)
+    tape = Immediate(rule.feedback, error, y.detach())
     with rule.using(lambda: tape):
         returned = forward()
     _set_random_states(after)

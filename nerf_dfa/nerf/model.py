@@ -13,7 +13,7 @@ from torch import Tensor
 from nerf_dfa.fields import Field, GridField, MLPField, level_resolutions
 from nerf_dfa.interop import nerf_pytorch
 from nerf_dfa.learning.sequential import HELD
-from nerf_dfa.nerf.options import DIRECT_MLP, GRID_FEEDBACK, PROBED, RANDOM, Options
+from nerf_dfa.nerf.options import DIRECT_MLP, GRID_FEEDBACK, PROBED, RANDOM, TAUGHT, Options
 from nerf_dfa.rendering import OccupancyGrid, RadianceModel, RenderSettings
 from nerf_dfa.scenes import Scene
 from nerf_dfa.scenes.paths import nearest_to_axes
@@ -136,7 +136,7 @@ def _rule_options(options: Options) -> dict[str, str | int | float]:
         "first": options.probe_first,
         "growth": options.probe_growth,
         "average": options.probe_average,
-    }
+    } | ({"conditional": options.conditional_feedback} if TAUGHT[0](options) else {})
 
 
 def scene_box(scene: Scene, bound: float | None = None) -> Float[Tensor, "2 3"]:

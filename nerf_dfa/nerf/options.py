@@ -38,6 +38,7 @@ DIRECT_MLP: Condition = (
 )
 LEARNED: Condition = (lambda o: o.learning_rule == "dkp", "only the feedback of dkp learns by a rate")
 PROBED: Condition = (lambda o: o.learning_rule in ("fdfa", "mdfa"), "only fdfa and mdfa estimate their feedback")
+TAUGHT: Condition = (lambda o: o.learning_rule == "mdfa", "only mdfa fits its feedback to more than the error")
 MLP: Condition = (lambda o: o.field == "mlp", "field = grid does not read it")
 GRID: Condition = (lambda o: o.field == "grid", "field = mlp does not read it")
 GRID_FEEDBACK: Condition = (
@@ -147,6 +148,11 @@ class Options:
         0.05,
         "fdfa, mdfa: weight of a new estimate; of fdfa the largest, and smaller where few samples have the error",
         when=PROBED,
+    )
+    conditional_feedback: bool = option(
+        False,
+        "mdfa: the feedback depends on the output, B_i(y) = B_i0 + sum_j sigmoid(y_j) B_ij",
+        when=TAUGHT,
     )
     field: str = option(
         "mlp", "mlp: the paper's network; grid: feature grids and a small network", choices=["mlp", "grid"]

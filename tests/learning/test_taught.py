@@ -130,6 +130,58 @@ def test_a_run_goes_on_where_it_stopped(batches):
     assert whole.rule.feedback.estimates == 3
 
 
+def given(error, output):
+    """e x (1, sigmoid(y)), one number after the other."""
+    terms = [torch.ones(len(output), 1), *(1 / (1 + (-output[:, [j]]).exp()) for j in range(output.shape[1]))]
+    return torch.stack([error[:, k] * term[:, 0] for k in range(error.shape[1]) for term in terms], dim=1)
+
+
+def test_conditional_feedback_is_the_least_squares_given_the_output(batches):
+    """One lesson; then a pass whose layers hear the error by matrices that depend on the output."""
+    (x, error), (x2, error2) = [(x.double(), error.double()) for x, error in batches[:2]]
+    net = Net(every=2, conditional=True).double()
+    true_mirrors(net)
+    lesson, direct = gradients(net, x, error), gradients(net, x2, error2)
+    assert lesson.keys() == direct.keys()
+    heard = given(error, net(x).detach())
+    for matrix, sent in zip(net.rule.feedback.matrices, signals(net, x, error), strict=True):
+        ridge = 1e-4 * torch.diag(heard.square().sum(0))
+        best = torch.linalg.solve(heard.T @ heard + ridge, heard.T @ sent)
+        torch.testing.assert_close(matrix, best, rtol=1e-6, atol=1e-6 * best.abs().max().item())
+    with torch.no_grad():
+        h = torch.relu(net.layers[0](x2))
+        signal = given(error2, net(x2)) @ net.rule.feedback.matrices[0]
+        torch.testing.assert_close(direct["layers.0.weight"], (signal * (h > 0)).T @ x2)
+
+
+def test_conditional_feedback_tells_more_of_the_gradient():
+    """Of a network whose units are saturated or not by what its outputs are."""
+    torch.manual_seed(0)
+    plain, conditional = (Net(every=1, activation=torch.tanh, conditional=given) for given in (False, True))
+    x, left = torch.randn(4000, 5) * 2, []
+    for net in (plain, conditional):
+        net.layers.load_state_dict(plain.layers.state_dict())
+        net.head.load_state_dict(plain.head.state_dict())
+        true_mirrors(net)
+        torch.manual_seed(1)
+        error = torch.randn(4000, 3)
+        gradients(net, x[:3000], error[:3000])
+        feedback, (sent, _) = net.rule.feedback, signals(net, x[3000:], error[3000:])
+        (message,) = feedback.message_to([0], error[3000:], net(x[3000:]).detach())
+        left.append(((feedback.project(message, 0, 16) - sent).square().sum() / sent.square().sum()).item())
+    assert left[1] < 0.9 * left[0]
+
+
+def test_conditional_feedback_hears_what_its_layer_leads_to(batches):
+    net = Net(reach=[None, slice(1, 3)], conditional=True)
+    for x, error in batches:
+        gradients(net, x, error)
+    first, second = net.rule.feedback.matrices
+    assert first[:4].abs().sum() > 0
+    assert not second[:4].any()
+    assert second[4:].abs().sum() > 0
+
+
 def test_precision_follows_the_network(batches):
     """float64: the fit is lstsq's but for the ridge. Mixed precision: the matrices stay in float32."""
     net = Net().double()
@@ -150,3 +202,6 @@ def test_precision_follows_the_network(batches):
 def test_too_wide_an_error_is_refused():
     with pytest.raises(ValueError, match="at most 1024 outputs, and there are 1025"):
         make_rule("mdfa", 1025, [4])
+    make_rule("mdfa", 31, [4], conditional=True)
+    with pytest.raises(ValueError, match="at most 31 outputs, and there are 32"):
+        make_rule("mdfa", 32, [4], conditional=True)

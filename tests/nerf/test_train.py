@@ -34,6 +34,7 @@ MODES = {
     "dfa-best, MLP": ["--preset", "dfa-best", "--activation", "tanh", "--warmup", "2", "--occupancy", "8"],
     "mirror-best": ["--preset", "mirror-best", "--occupancy", "8"],
     "a feedback with its own rate": "--learning_rule dkp --feedback_lrate 1e-3".split(),
+    "conditional": "--learning_rule mdfa --conditional_feedback --probe_every 2 --feedback_outputs own".split(),
     "hybrid, grid": "--learning_rule hdfa --field grid --grid_min 4 --grid_max 8 --feedback_outputs own".split(),
     "the paper's density, noise, disparity": "--density_activation relu --raw_noise_std 1 --lindisp".split(),
     "one image, precrop, no jitter": "--no_batching --precrop_iters 3 --perturb 0".split(),
