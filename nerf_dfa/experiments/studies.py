@@ -8,7 +8,7 @@ A study is a file of sections, every setting a flag of train.py:
     seeds = 3
     rates = 1 2                       # tried by each cell, times the lrate of its flags, on held-out training views,
                                       # and beyond them where the best lies at the edge
-    search_steps = 1000               # of these trials (default: as many as the runs have)
+    search_steps = 1000               # of these trials (default, and at most: as many as the runs have)
     figure = dots                     # or pictures, or alignment
 
     [column lego, grid]

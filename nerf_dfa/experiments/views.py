@@ -87,8 +87,7 @@ def run_study(study: Study, out: Path, data: Path, jobs: int = 1) -> dict[str, A
     def attempt(row: Row, column: Column, flags: list[str], rate: float) -> Routine:
         key = key_of(row, column, f"rate {rate:g}")
         if key not in runs:
-            steps = row.search_steps or study.search_steps or int(_last(flags, "--N_iters"))
-            run, _ = yield run_cell, flags, SEARCH_SEED, rate, steps
+            run, _ = yield run_cell, flags, SEARCH_SEED, rate, trial_steps(study, row, flags)
             score = run["val_psnr"]
             said = "collapsed" if score is None else f"{score:.2f} dB on views held out"
             keep(key, row, column, {"rate": rate, **run}, said)
@@ -126,6 +125,15 @@ def precision(column: Column, flags: list[str], runs: dict[str, Any]) -> Precisi
         return of_column[key]["precision"]
     options = parse(flags)[0]
     return measured_precision(options, choose_device(options.device))
+
+
+def trial_steps(study: Study, row: Row, flags: list[str]) -> int:
+    """Steps of a trial of a rate: the row's, or the study's, or as many as the cell's runs have; never more than these.
+
+    flags: the cell's. Raises UserError where none of the three is stated.
+    """
+    stated = row.search_steps or study.search_steps
+    return min(stated, parse(flags)[0].N_iters) if stated else int(_last(flags, "--N_iters"))
 
 
 def tried(runs: dict[str, Any], row: Row, column: Column) -> dict[float, float]:

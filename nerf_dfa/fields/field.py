@@ -75,7 +75,7 @@ class Field(nn.Module):
 
     def raw_density(self, positions: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
         """The last of the raw outputs alone; a field for which that is less work says so."""
-        return self.raw(positions, torch.zeros_like(positions[..., :1, :]))[..., 3]
+        return self.raw(positions, positions.new_zeros(3).expand_as(positions))[..., 3]
 
     def density(self, positions: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
         """Density (1 / scene unit) at the positions."""

@@ -26,9 +26,9 @@ NORMALISATIONS: dict[str, Callable[[int, int, int], float]] = {
 class Feedback(nn.Module):
     """Base of all feedback. A subclass gives `project`, and `learned` and `gradients` where it learns by gradient.
 
-    error_width: c. message_width: width of what is sent to every layer. conditional: the message depends on
-    the network's output. reach: which outputs each hidden layer leads to
-    (None: all); a layer's signal is made of their errors alone. Without any, every layer leads to all outputs.
+    error_width: c. message_width: width of what is sent to every layer. conditional: it depends on the network's
+    output. reach: which outputs each hidden layer leads to (None: all); a layer's signal is made of their errors alone.
+    Without any, every layer leads to all outputs.
     """
 
     def __init__(self, error_width: int, message_width: int | None = None) -> None:
@@ -59,7 +59,7 @@ class Feedback(nn.Module):
         return [messages[self.heard(layer)] for layer in layers]
 
     def given(self, error: Tensor, output: Tensor | None) -> Tensor:
-        """What conditional feedback makes of the error (..., c), given the output (..., c)."""
+        """The error (..., c); conditional feedback makes (..., message_width) of it and the output (..., c)."""
         return error
 
     def message(self, error: Tensor) -> Tensor:

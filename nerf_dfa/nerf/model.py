@@ -131,12 +131,13 @@ def _rule_options(options: Options) -> dict[str, str | int | float]:
         return {"feedback": options.feedback}
     if not PROBED[0](options):
         return {}
-    return {
+    own = {"conditional": options.conditional_feedback} if TAUGHT[0](options) else {}
+    return own | {
         "every": options.probe_every,
         "first": options.probe_first,
         "growth": options.probe_growth,
         "average": options.probe_average,
-    } | ({"conditional": options.conditional_feedback} if TAUGHT[0](options) else {})
+    }
 
 
 def scene_box(scene: Scene, bound: float | None = None) -> Float[Tensor, "2 3"]:

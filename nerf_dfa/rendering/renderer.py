@@ -39,11 +39,11 @@ class RenderSettings:
     coarse field alone). lindisp: coarse strata equal in disparity. background: grey value behind the scene.
     perturb: samples are random and noise: standard deviation of the noise on the raw density, both while training
     only. opaque_end: the last sample stands for all that lies behind it. netchunk: most points that go through a
-    field at once. error_kept: in training, the share of the squared error at a field's outputs that goes back;
-    samples_back: below 1 of it, the largest share of samples that do; the others are left out, or spoken for
-    (learning/selected.py). static_shapes: in training, samples and those that err are given the space that the fields'
-    rooms say, so that the host waits for the device in `RadianceModel.settle` alone; a ray without space is empty and
-    teaches nothing. dual: NeRF-Dual, see `render_rays`.
+    field at once (packed ones: the next multiple of ROWS). error_kept: in training, the share of the squared error at
+    a field's outputs that goes back; where it is below 1, samples_back is the largest share of samples that do. The
+    others are left out, or spoken for (learning/selected.py). static_shapes: in training, samples and those that err
+    are given the space that the fields' rooms say, so that the host waits for the device in `RadianceModel.settle`
+    alone; a ray without space is empty and teaches nothing. dual: NeRF-Dual, see `render_rays`.
     """
 
     samples: int = 64
@@ -137,7 +137,7 @@ def query_packed(field: Field, rays: Rays, samples: Samples, settings: RenderSet
     for ray, depth in zip(rows.split(size), t.split(size), strict=True):
         positions = rays.origins[ray] + depth[:, None] * rays.directions[ray]
         raw.append(raw_outputs(field, positions, rays.viewdirs[ray], settings))
-    return torch.cat(raw)[:count]
+    return (torch.cat(raw) if len(raw) > 1 else raw[0])[:count]
 
 
 def render_rays(

@@ -190,13 +190,27 @@ def test_a_row_may_have_longer_trials(study, run, monkeypatch):
     monkeypatch.setattr(views, "run_cell", fake)
     row = "[row dfa]\n"
     assert row in study().read_text()
-    path = study(**{"seeds = 2": "seeds = 1\nrates = 1 2\nsearch_steps = 3", row: row + "search_steps = 7\n"})
+    path = study(**{"seeds = 2": "seeds = 1\nrates = 1 2\nsearch_steps = 3", row: row + "search_steps = 5\n"})
     status, table, _ = run(path, "--columns", "grid")
     assert status == 0
-    assert {("bp", 3), ("dfa", 7)} < set(calls)
-    assert not {("bp", 7), ("dfa", 3)} & set(calls)
+    assert {("bp", 3), ("dfa", 5)} < set(calls)
+    assert not {("bp", 5), ("dfa", 3)} & set(calls)
     assert "by trials of 3 steps" in table
-    assert "its rates by trials of 7 steps" in table
+    assert "its rates by trials of 5 steps" in table
+
+
+def test_trials_are_not_longer_than_the_runs(study, run, monkeypatch):
+    calls = []
+
+    def fake(flags, seed, factor, search_steps=None):
+        calls.append(search_steps)
+        found = {"restarts": 0, "views": 1, "seconds": 1.0}
+        return {**found, "psnr" if search_steps is None else "val_psnr": factor}, np.zeros((4, 4, 3), np.uint8)
+
+    monkeypatch.setattr(views, "run_cell", fake)
+    path = study(**{"seeds = 2": "seeds = 1\nrates = 1 2\nsearch_steps = 5"})
+    assert run(path, "--columns", "grid", "--steps", "2")[0] == 0
+    assert set(calls) == {2, None}
 
 
 @pytest.mark.parametrize(
