@@ -128,12 +128,13 @@ class IndependentFeedback(Feedback):
     def __init__(self, projections: Sequence[Projection], normalisation: str = "layer") -> None:
         super().__init__(projections[0].error_width)
         self.projections = nn.ModuleList(projections)
+        self._widest = max(projection.max_width for projection in projections)
         self.normalisation = _known(normalisation)
 
     def project(self, message: Tensor, layer: int, width: int) -> Tensor:
         projection = of_layer(self.projections, layer)
         check_width(layer, width, projection.max_width)
-        scale = NORMALISATIONS[self.normalisation](width, projection.max_width, projection.error_width)
+        scale = NORMALISATIONS[self.normalisation](width, self._widest, projection.error_width)
         return _scaled(projection, message, scale, width)
 
 

@@ -76,7 +76,8 @@ def selected(
     """network(*inputs); `backward` adds to its parameters' `.grad` what the rows give that `chosen` chooses.
 
     network: of rows that do not depend on each other, without random numbers; it is called twice. room: see `chosen`.
-    Nothing flows back to the inputs, and torch.autograd.grad finds no parameter behind y.
+    Nothing flows back to the inputs, and torch.autograd.grad finds no parameter behind y. Under DistributedDataParallel
+    one call in a pass: the way back of a first one already sends its gradients to the other processes.
     """
     joint = torch.zeros((), device=inputs[0].device, requires_grad=True)  # so that the error comes here at all
     return _Selected.apply(network, selection, room, joint, *inputs)

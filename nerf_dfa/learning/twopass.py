@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nerf_dfa.learning.broadcast import passed_by_relu
 from nerf_dfa.learning.feedback import Feedback
-from nerf_dfa.learning.rules import DirectFeedback, Rule
+from nerf_dfa.learning.rules import DirectFeedback, Rule, Taught
 from nerf_dfa.learning.tapes import Tape, check_output, check_point
 
 
@@ -58,13 +58,14 @@ class Immediate(Tape):
 def two_pass(rule: Rule, forward: Callable[[], Tensor], loss: Callable[[Tensor], Tensor]) -> Tensor:
     """The loss, with the rule's gradients added to every parameter's `.grad`, as loss(forward()).backward() does.
 
-    rule: the network's, with feedback that does not learn by gradient (dfa, hdfa; fdfa without probing).
+    rule: the network's, with feedback that does not learn (dfa, hdfa; fdfa without probing).
     forward: one forward pass of the network, the y (..., c) that it gives to tape.output (nothing may come after, such
     as a converted model's Softmax); it is called twice, with the same random numbers.
     loss: of y, a scalar; what lies behind y keeps its memory as ever.
     Raises TypeError for another rule, ValueError where something comes after tape.output (gradients are then wrong).
     """
-    if not isinstance(rule, DirectFeedback) or next(rule.feedback.parameters(), None) is not None:
+    fixed = isinstance(rule, DirectFeedback) and not isinstance(rule, Taught)
+    if not fixed or next(rule.feedback.parameters(), None) is not None:
         raise TypeError(f"two_pass needs a rule with fixed direct feedback, such as dfa; got {type(rule).__name__}")
     random = _random_states()
     with torch.no_grad():

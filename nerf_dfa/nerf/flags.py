@@ -35,6 +35,8 @@ class ConfigFile(configargparse.DefaultConfigFileParser):
             values = super().parse(stream)
         except configargparse.ConfigFileParserException as error:
             raise UserError(f"{name}: not a 'key = value' line: {error}".splitlines()[0]) from None
+        except UnicodeDecodeError as error:
+            raise UserError(f"{name}: cannot be read as text: {error}") from None
         known = [f.name for f in fields(Options)]
         for key in values:
             if key not in known:

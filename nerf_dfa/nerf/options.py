@@ -6,17 +6,22 @@ Names and meanings are nerf-pytorch's where it has the flag.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from nerf_dfa.errors import UserError
+from nerf_dfa.fields.mlp import SKIP_AFTER
 from nerf_dfa.learning import RULES
 from nerf_dfa.learning.projection import PROJECTIONS
 from nerf_dfa.scenes.load import FORMATS
 
 # Of an encoding; of more, float32 holds no part of a wave.
 MOST_FREQUENCIES = 24
+# Cells of the occupancy along an axis: 134 million, two thirds of a gigabyte.
+MOST_OCCUPANCY = 512
 
 Condition = tuple[Callable[["Options"], bool], str]
 
@@ -30,6 +35,10 @@ DIRECT_RULES = ("dfa", "dkp", "fdfa", "mdfa")
 DIRECT: Condition = (
     lambda o: o.learning_rule in (*DIRECT_RULES, "hdfa"),
     f"only {', '.join(DIRECT_RULES)}, hdfa read it",
+)
+BRANCHED: Condition = (
+    lambda o: DIRECT[0](o) and (o.field == "grid" or o.use_viewdirs),
+    f"it needs {', '.join(DIRECT_RULES)} or hdfa, and layers that lead to the colour alone (use_viewdirs)",
 )
 # Not hdfa: its exact steps would not be exact with the gradients that these put in between.
 DIRECT_MLP: Condition = (
@@ -60,6 +69,10 @@ ENCODED: Condition = (
 ENCODED_VIEWS: Condition = (
     lambda o: o.field == "grid" or (o.i_embed == 0 and o.use_viewdirs),
     "it needs use_viewdirs and i_embed = 0",
+)
+DEEP: Condition = (
+    lambda o: o.field == "mlp" and max(o.netdepth, o.netdepth_fine if o.N_importance else 0) > SKIP_AFTER + 1,
+    f"it needs field = mlp of more than {SKIP_AFTER + 1} layers",
 )
 MLP_VIEWS: Condition = (lambda o: o.field == "mlp" and o.use_viewdirs, "it needs field = mlp and use_viewdirs")
 PRECROP: Condition = (lambda o: o.precrop_iters > 0, "precrop_iters is 0")
@@ -131,7 +144,7 @@ class Options:
         "all",
         "outputs whose errors a layer's feedback is made of: all, or its own, those that it leads to",
         choices=["all", "own"],
-        when=DIRECT,
+        when=BRANCHED,
     )
     feedback_block: int = option(
         1,
@@ -165,7 +178,7 @@ class Options:
     i_embed: int = option(0, "0: positional encoding; -1: none", when=MLP)
     linear_first: bool = option(False, "no ReLU after the first layer", when=MLP)
     feature_relu: bool = option(False, "a ReLU after the layer between density and colour", when=MLP_VIEWS)
-    no_skip: bool = option(False, "the position is not read again after the fifth layer", when=MLP)
+    no_skip: bool = option(False, "the position is not read again after the fifth layer", when=DEEP)
     multires: int = option(10, "frequencies of the encoded position", when=ENCODED)
     multires_views: int = option(4, "frequencies of the encoded direction", when=ENCODED_VIEWS)
     grid_min: int = option(16, "resolution of the coarsest grid", when=GRID)
@@ -275,6 +288,9 @@ def check(options: Options) -> None:
     for name, value in vars(options).items():
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"--{name} {value}: it has to be a finite number")
+    name = Path(str(options.expname))
+    if not name.parts or ".." in name.parts or name.is_absolute():
+        raise UserError(f"--expname '{options.expname}': the name of a folder inside --basedir")
     positive = (
         "testskip image_size netdepth netwidth netdepth_fine netwidth_fine N_samples N_rand N_iters lrate chunk "
         "render_factor frames fps probe_every bound grid_min grid_max grid_levels grid_features grid_depth grid_width "
@@ -300,6 +316,8 @@ def check(options: Options) -> None:
     for name in ("multires", "multires_views"):
         if getattr(options, name) > MOST_FREQUENCIES:
             raise UserError(f"--{name} {getattr(options, name)}: at most {MOST_FREQUENCIES}, each twice the one before")
+    if (options.occupancy or 0) > MOST_OCCUPANCY:
+        raise UserError(f"--occupancy {options.occupancy}: at most {MOST_OCCUPANCY} cells along an axis")
     if not 0 <= options.seed < 1 << 62:
         raise UserError(f"--seed {options.seed}: from 0 to 2^62 - 1")
     narrow = min(options.netwidth, options.netwidth_fine if options.N_importance else options.netwidth)
@@ -351,4 +369,11 @@ def to_text(options: Options, dataset_type: str) -> str:
     """The options that a run reads, as a config file (args.txt)."""
     skip = unread(options, dataset_type)
     values = {f.name: getattr(options, f.name) for f in fields(Options) if f.name not in skip}
-    return "".join(f"{name} = {value}\n" for name, value in sorted(values.items()) if value is not None)
+    return "".join(f"{name} = {_quoted(value)}\n" for name, value in sorted(values.items()) if value is not None)
+
+
+def _quoted(value: Any) -> Any:
+    """Text with spaces or marks that mean something in a config file, in quotes that it does not hold itself."""
+    if not isinstance(value, str) or not re.search(r"[\s#;'\"]", value):
+        return value
+    return f"'{value}'" if '"' in value else f'"{value}"'

@@ -111,7 +111,7 @@ def render_path(
     scene = studio.scene
     name = default_path(scene) if path == "auto" else path
     cameras = reduced(scene.cameras.with_poses(make_path(name, scene, options.frames)), options.render_factor)
-    return render_video(studio, cameras, folder, f"{options.expname}_{name}_{step:06d}", options.fps, say)
+    return render_video(studio, cameras, folder, f"{Path(options.expname).name}_{name}_{step:06d}", options.fps, say)
 
 
 def _read(path: Path) -> np.ndarray:

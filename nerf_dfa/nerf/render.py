@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,8 @@ from nerf_dfa.nerf.outputs import (
     write_report,
 )
 from nerf_dfa.nerf.run import Trained, load_run, load_run_scene, scene_format
+from nerf_dfa.rendering import image_rays
+from nerf_dfa.rendering.renderer import out_of_memory
 from nerf_dfa.scenes import PATHS, look_at
 from nerf_dfa.scenes.paths import nearest_to_axes
 from nerf_dfa.scenes.scene import check_pose
@@ -80,13 +83,18 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"render.py: error: {error}", file=sys.stderr)
         return 2
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        print("render.py: error: out of memory: give less --chunk, --netchunk or --occupancy", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("render.py: interrupted; the images written so far are whole", file=sys.stderr)
         return 130
 
 
 def run(argv: list[str]) -> int:
-    args = make_parser().parse_args(argv)
+    args = make_parser().parse_args(pose_joined(argv))
     _check_read(args)
     folder = Path(args.run)
     given = {name: getattr(args, name) for name in OVERRIDES if hasattr(args, name)}
@@ -121,6 +129,15 @@ def run(argv: list[str]) -> int:
     for line in made:
         print(line)
     return 0
+
+
+def pose_joined(argv: list[str]) -> list[str]:
+    """The arguments with a pose that begins with a minus as --pose=-30,25,4, for argparse takes it for a flag."""
+    joined = list(argv)
+    for i in range(len(argv) - 1, 0, -1):
+        if argv[i - 1] == "--pose" and re.match(r"-[\d.]", argv[i]):
+            joined[i - 1 : i + 1] = [f"--pose={argv[i]}"]
+    return joined
 
 
 def check_importance(trained: Trained, count: int) -> None:
@@ -188,6 +205,11 @@ def _render_pose(studio: Studio, out: Path, options: Options, text: str, step: i
     """One view as pose_{step}/000.png and its disparity; a number is added where there is such a folder already."""
     pose = parse_pose(text, studio.scene.cameras.poses, studio.scene.up)
     cameras = reduced(studio.scene.cameras.with_poses(pose[None]), options.render_factor)
+    if studio.scene.ndc and not bool((image_rays(cameras, 0, 0.0, 1.0).directions[..., 2] < 0).all()):
+        raise UserError(
+            f"--pose {text[:80]}: the scene is forward-facing and known only as seen along -z, and this pose looks "
+            "elsewhere in a part of its picture; --path spiral shows where to look from"
+        )
     folder, number = out / f"pose_{step:06d}", 1
     while folder.exists():
         folder, number = out / f"pose_{step:06d}_{number}", number + 1

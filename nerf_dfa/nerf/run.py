@@ -104,6 +104,19 @@ def goes_on(folder: Path, options: Options) -> bool:
     return bool(list_checkpoints(folder)) and (not options.no_reload or options.render_only)
 
 
+def check_kept(options: Options, dataset_type: str) -> None:
+    """UserError for an option that args.txt cannot hold, so that the run could not be read back."""
+    text = to_text(options, dataset_type)
+    for name in ("datadir", "basedir", "expname"):
+        value = getattr(options, name)
+        try:
+            kept = getattr(options_from_text(text, Path("args.txt")), name) == value
+        except UserError:
+            kept = False
+        if not kept:
+            raise UserError(f"--{name} {value!r}: such a name cannot be kept in args.txt; choose another")
+
+
 def check_continues(folder: Path, options: Options) -> None:
     """UserError if the options go on with the run that the folder holds, and that has others."""
     if not goes_on(folder, options) or not (folder / "args.txt").is_file():

@@ -85,7 +85,7 @@ class NerfTask:
         Shown too: the contrast, the standard deviation of the best pixels' colours over that of the photographs'.
         """
         rendered = render_rays(model, batch.rays, self.training, generator)
-        contrast = (rendered.best.rgb.detach().var(0).mean() / batch.colours.var(0).mean()).sqrt()
+        contrast = (_variance(rendered.best.rgb.detach()) / _variance(batch.colours)).sqrt()
         coarse = (rendered.coarse.rgb - batch.colours).square().mean()
         if rendered.fine is None:
             return coarse, {"psnr": psnr(coarse.detach()), "contrast": contrast}
@@ -124,6 +124,10 @@ class NerfTask:
         view, row, column = (torch.randint(0, n, (VALIDATION_PIXELS,), generator=generator) for n in sizes)
         device = self.images.device
         return self._pixels(views[view].to(device), row.to(device), column.to(device))
+
+
+def _variance(colours: Float[Tensor, "rays 3"]) -> Float[Tensor, ""]:
+    return colours.var(0, correction=0).mean()
 
 
 def _middle(size: int, fraction: float) -> tuple[int, int]:

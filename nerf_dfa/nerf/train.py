@@ -33,6 +33,7 @@ from nerf_dfa.nerf.run import (
     alone_in,
     as_in_nerf_pytorch,
     check_continues,
+    check_kept,
     load_run_scene,
     put_aside,
     run_folder,
@@ -41,6 +42,7 @@ from nerf_dfa.nerf.run import (
     write_args,
 )
 from nerf_dfa.nerf.task import NerfTask
+from nerf_dfa.rendering.renderer import out_of_memory
 from nerf_dfa.scenes import Scene
 from nerf_dfa.training.checkpoints import list_checkpoints
 from nerf_dfa.training.devices import choose_device
@@ -63,6 +65,11 @@ def main(argv: list[str] | None = None, default_config: Path | None = None) -> i
     except UserError as error:
         print(f"train.py: error: {error}", file=sys.stderr)
         return 2
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        print("train.py: error: out of memory: give less --N_rand, --netchunk, --chunk or --occupancy", file=sys.stderr)
+        return 2
     except OSError as error:  # of reading, each is a UserError
         what = error.filename or "the run"
         print(f"train.py: error: cannot write {what}: {error.strerror or error}", file=sys.stderr)
@@ -83,6 +90,7 @@ def run(argv: list[str], default_config: Path | None) -> int:
     dataset_type = scene_format(options)
     check_read(options, given, dataset_type)
     options = settle_precision(options, device)
+    check_kept(options, dataset_type)
     check_continues(folder, options)
     scene = load_run_scene(options, dataset_type)
     _check_scene(options, scene)
@@ -118,6 +126,8 @@ def _run_on(
         except Collapsed as collapse:
             if collapse.step > CHECK_LAST:  # not at the start: nobody wants what has been learned thrown away
                 raise UserError(f"{collapse}; lower --lrate, and go on from what {folder} holds or anew") from None
+            if options.ft_path is not None and not trainer.restarts:
+                raise UserError(f"{collapse}, having begun from {options.ft_path}; try a lower --lrate") from None
             attempt = trainer.restarts + 1
             if attempt > RESTARTS:
                 raise UserError(
@@ -316,12 +326,8 @@ def _preview(studio: Studio) -> torch.Tensor:
 
 def _continue(trainer: Trainer, scene: Scene, options: Options, folder: Path) -> None:
     """Loads the run's last checkpoint, else ft_path; with no_reload puts aside what the run folder holds."""
-    checkpoints = list_checkpoints(folder)
-    if options.no_reload and not options.render_only:
-        old = put_aside(folder)
-        if old is not None:
-            tqdm.write(f"--no_reload: what {folder} held is now in {old}")
-        checkpoints = []
+    anew = options.no_reload and not options.render_only
+    checkpoints = [] if anew else list_checkpoints(folder)
     if checkpoints:
         trainer.load(checkpoints[-1])
     elif options.ft_path is not None:
@@ -331,6 +337,9 @@ def _continue(trainer: Trainer, scene: Scene, options: Options, folder: Path) ->
         raise UserError(f"--render_only: {folder} has no checkpoint yet; train first, or give --ft_path")
     if trainer.model.occupancy is None:  # the checkpoint has none
         trainer.model.occupancy = occupied_anew(trainer.model, scene, options)
+    old = put_aside(folder) if anew else None  # now that nothing can be wrong with what was asked for
+    if old is not None:
+        tqdm.write(f"--no_reload: what {folder} held is now in {old}")
 
 
 def _render_only(

@@ -269,7 +269,7 @@ class Chunks:
             try:
                 part = function(rays.map(lambda x, a=start, b=start + self.size: x[a:b]))
             except RuntimeError as error:
-                if not _out_of_memory(error) or self.size == 1:
+                if not out_of_memory(error) or self.size == 1:
                     raise
                 self.size = max(1, self.size // 2)
                 self._on_halving(self.size)
@@ -281,7 +281,8 @@ class Chunks:
         return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device, or the host, had less memory than was asked of it."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 

@@ -73,7 +73,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Any, what: str, of_a
     what: the file, for the message. of_any_rule: a state for another number of parameters, or of another kind of
     optimiser, as another learning rule has, is left alone and the result is False.
     """
-    keys = list(optimizer.defaults)  # loading adds some of torch's own
+    # Loading adds some of torch's own to the defaults, which the groups then lack.
+    keys = [k for k in optimizer.defaults if all(k in group for group in optimizer.param_groups)]
     # What others hold of a group, such as the trainer's factor of its rate, is this run's.
     held = [{k: v for k, v in g.items() if k not in (*keys, "params")} for g in optimizer.param_groups]
     try:

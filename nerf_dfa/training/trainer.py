@@ -187,7 +187,9 @@ class Trainer:
             self.generator.set_state(contents["generator_state"])
             torch.set_rng_state(contents["torch_rng_state"])
             if torch.cuda.is_available() and "cuda_rng_states" in contents:
-                torch.cuda.set_rng_state_all(contents["cuda_rng_states"])
+                # Another machine may have more GPUs, or fewer.
+                for number, state in enumerate(contents["cuda_rng_states"][: torch.cuda.device_count()]):
+                    torch.cuda.set_rng_state(state, number)
         return goes_on
 
 

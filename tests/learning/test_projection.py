@@ -118,6 +118,9 @@ def test_signals_are_scaled_by_the_normalisation(normalisation, scale, c):
     error, scale = torch.randn(5, c), scale(c)
     signal = feedback.project(feedback.message(error), 1, 6)
     torch.testing.assert_close(signal, scale * error @ feedback.projection.matrix[:, :6])
+    own = make_rule("dfa", c, [9, 6], normalisation=normalisation, shared=False).feedback
+    signal = own.project(own.message(error), 1, 6)
+    torch.testing.assert_close(signal, scale * error @ own.projections[1].matrix)
 
 
 def test_shared_feedback_keeps_one_matrix_and_independent_feedback_one_a_layer():

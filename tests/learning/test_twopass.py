@@ -87,7 +87,7 @@ def test_a_pass_that_goes_on_after_the_output_is_refused():
         two_pass(net.rule, lambda: net(x).softmax(-1), lambda y: y.square().sum())
 
 
-@pytest.mark.parametrize("rule", ["bp", "shallow", "dkp", "fa"])
+@pytest.mark.parametrize("rule", ["bp", "shallow", "dkp", "fa", "mdfa"])
 def test_other_rules_are_refused(rule):
     net = Net(rule)
     with pytest.raises(TypeError, match="needs a rule with fixed direct feedback"):

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 import torch
@@ -6,6 +7,7 @@ import torch
 from nerf_dfa.nerf import train
 from nerf_dfa.nerf.collapse import Collapsed, seed_of, watch
 from nerf_dfa.training import Progress, Trainer
+from nerf_dfa.training.checkpoints import load_checkpoint
 
 
 class FakeTrainer(Trainer):
@@ -92,6 +94,17 @@ def test_a_collapsed_run_begins_anew(tiny_scene, tmp_path, broken_at_first, caps
     assert "number 2 of at most 4" in said.out + said.err
     metrics = json.loads((tmp_path / "anew" / "metrics.json").read_text())
     assert (metrics["restarts"], metrics["seed"], metrics["steps"]) == (2, 0, 160)
+
+
+def test_a_collapsed_run_that_began_from_a_checkpoint_does_not_begin_from_nothing(tiny_scene, tmp_path, capsys):
+    flags = ["--datadir", str(tiny_scene), "--basedir", str(tmp_path), *SMALL]
+    assert train.main([*flags, "--expname", "a", "--N_iters", "2"]) == 0
+    contents = load_checkpoint(tmp_path / "a" / "000002.tar")
+    contents["network_fn_state_dict"]["pts_linears.0.bias"].fill_(float("nan"))
+    torch.save(contents, tmp_path / "broken.tar")
+    assert train.main([*flags, "--expname", "b", "--ft_path", str(tmp_path / "broken.tar")]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert re.match(rf"train.py: error: .* having begun from {tmp_path}/broken.tar; try a lower --lrate", error)
 
 
 def test_one_that_always_collapses_ends_in_one_line(tiny_scene, tmp_path, broken_at_first, capsys):

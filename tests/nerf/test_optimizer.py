@@ -4,6 +4,7 @@ import torch
 from nerf_dfa.nerf.flags import parse
 from nerf_dfa.nerf.model import build_model
 from nerf_dfa.nerf.optimizer import make_optimizer, parameter_groups
+from nerf_dfa.training.checkpoints import load_optimizer
 from nerf_dfa.training.schedules import exponential
 from nerf_dfa.training.trainer import Trainer
 
@@ -27,6 +28,15 @@ def test_one_group_in_the_parameters_order_where_nothing_differs(rule):
     (group,) = parameter_groups(model, options)
     assert [id(p) for p in group["params"]] == [id(p) for p in model.parameters()]
     assert (group["rate_scale"], group["start"]) == (1, 0)
+
+
+@pytest.mark.parametrize("rule", ["bp", "hdfa"])
+def test_a_state_can_be_loaded_more_than_once(rule):
+    model, options = made(*SMALL, "--learning_rule", rule)
+    optimizer = make_optimizer(model, options)
+    state = optimizer.state_dict()
+    for _ in range(3):
+        assert load_optimizer(optimizer, state, "a.tar")
 
 
 def test_rates_of_the_feedback_and_of_the_grids():

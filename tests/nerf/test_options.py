@@ -11,7 +11,7 @@ from nerf_dfa.learning.sequential import SequentialLinear
 from nerf_dfa.nerf.flags import parse
 from nerf_dfa.nerf.model import build_model
 from nerf_dfa.nerf.options import PRESETS, Options, check_read, to_text
-from nerf_dfa.nerf.run import read_args, write_args
+from nerf_dfa.nerf.run import check_kept, read_args, write_args
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -122,6 +122,21 @@ def test_args_txt_is_read_back_as_it_was_written(tmp_path):
     assert "factor" not in [line.split(" = ")[0] for line in to_text(options, "blender").splitlines()]
 
 
+@pytest.mark.parametrize("name", ["tiny # old", "a; b", "it's", 'a "b" # c', " a ", "a=b", "ä/b", "# a", "a'", "[a]b"])
+def test_names_with_marks_are_read_back_as_they_were(tmp_path, name):
+    options, _, _ = parse(["--datadir", name, "--expname", name])
+    check_kept(options, "blender")
+    write_args(tmp_path / "run", options, "blender", None)
+    assert read_args(tmp_path / "run") == options
+
+
+@pytest.mark.parametrize("name", ["[a]", "a\nb"])
+def test_names_that_cannot_be_kept_are_refused(name):
+    options, _, _ = parse(["--datadir", name, "--expname", "a"])
+    with pytest.raises(UserError, match=r"^--datadir .* cannot be kept in args\.txt; choose another$"):
+        check_kept(options, "blender")
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -147,6 +162,11 @@ def test_args_txt_is_read_back_as_it_was_written(tmp_path):
         (["--near", "3", "--far", "2"], "near has to be less than far"),
         (["--config", "/nowhere/a.txt"], "/nowhere/a.txt"),
         (["--N_ra", "8"], "N_ra"),
+        (["--expname", ""], "--expname '': the name of a folder inside --basedir"),
+        (["--expname", "."], "--expname '.'"),
+        (["--expname", "a/../.."], "--expname 'a/../..'"),
+        (["--expname", "/tmp/a"], "--expname '/tmp/a'"),
+        (["--field", "grid", "--occupancy", "100000"], "--occupancy 100000: at most 512"),
     ],
 )
 def test_a_wrong_flag_gives_one_line_that_names_it(argv, message):
@@ -172,6 +192,12 @@ def test_a_wrong_line_in_a_config_gives_one_line_that_names_it(tmp_path, text, m
     assert "\n" not in str(caught.value)
 
 
+def test_a_config_that_is_no_text_gives_one_line(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"# sc\xe8ne\nN_rand = 4\n")
+    with pytest.raises(UserError, match=r"^\S*a\.txt: cannot be read as text: [^\n]*$"):
+        parse(["--config", str(tmp_path / "a.txt")])
+
+
 @pytest.mark.parametrize(
     ("argv", "kind", "name"),
     [
@@ -186,6 +212,8 @@ def test_a_wrong_line_in_a_config_gives_one_line_that_names_it(tmp_path, text, m
         (["--precrop_frac", "0.3"], "blender", "precrop_frac"),
         (["--render_test"], "blender", "render_test"),
         (["--path", "test", "--frames", "3"], "blender", "frames"),
+        (["--feedback_outputs", "own"], "blender", "feedback_outputs"),
+        (["--no_skip", "--netdepth", "5"], "blender", "no_skip"),
     ],
 )
 def test_a_flag_that_the_mode_would_not_read_is_refused(argv, kind, name):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,33 @@ def test_a_pose_given_three_ways_is_the_same_view(trained, tmp_path):
     views = [tmp_path / "pose_000006" / "000.png", tmp_path / "pose_000006_1" / "000.png"]
     expected = (trained / "testset_000006" / "001.png").read_bytes()
     assert [v.read_bytes() for v in views] == [expected, expected]
+
+
+def test_a_pose_may_begin_with_a_minus(trained, tmp_path):
+    for number, arguments in enumerate((["--pose", "-30,25,4"], ["--pose=330,25,4"])):
+        assert render.main(["--run", str(trained), "--out", str(tmp_path / str(number)), *arguments]) == 0
+    views = [np.asarray(Image.open(tmp_path / str(i) / "pose_000006" / "000.png"), dtype=int) for i in range(2)]
+    assert np.abs(views[0] - views[1]).max() <= 1
+
+
+@pytest.mark.parametrize("factor", ["1", "4"])  # 12 pixels wide, and 3, whose middle one looks along the axis
+@pytest.mark.parametrize(
+    ("pose", "seen"),
+    [
+        ("1 0 0 0 0 1 0 0 0 0 1 0", True),
+        ("1 0 0 0 0 0 -1 0 0 1 0 0", False),  # up
+        ("-1 0 0 0 0 1 0 0 0 0 -1 0", False),  # back
+    ],
+)
+def test_a_pose_in_normalised_device_coordinates_has_to_look_forward(
+    trained, tmp_path, capsys, monkeypatch, pose, seen, factor
+):
+    load = render.load_run_scene
+    monkeypatch.setattr(render, "load_run_scene", lambda *a: replace(load(*a), ndc=True, near=0.0, far=1.0))
+    status = render.main(["--run", str(trained), "--out", str(tmp_path), "--pose", pose, "--render_factor", factor])
+    assert status == (0 if seen else 2)
+    if not seen:
+        assert "only as seen along -z" in one_line(capsys, "render.py")
 
 
 def test_an_occupancy_can_be_made_for_a_run_without(trained, tmp_path):

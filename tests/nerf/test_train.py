@@ -18,7 +18,7 @@ from PIL import Image
 from nerf_dfa.evaluation import report
 from nerf_dfa.evaluation.metrics import mse_to_psnr
 from nerf_dfa.files import alone
-from nerf_dfa.nerf import train
+from nerf_dfa.nerf import render, train
 from nerf_dfa.nerf.collapse import Collapsed
 from nerf_dfa.nerf.options import learning
 from nerf_dfa.training.checkpoints import list_checkpoints, load_checkpoint
@@ -34,7 +34,9 @@ MODES = {
     "dfa-best, MLP": ["--preset", "dfa-best", "--activation", "tanh", "--warmup", "2", "--occupancy", "8"],
     "mirror-best": ["--preset", "mirror-best", "--occupancy", "8"],
     "a feedback with its own rate": "--learning_rule dkp --feedback_lrate 1e-3".split(),
-    "conditional": "--learning_rule mdfa --conditional_feedback --probe_every 2 --feedback_outputs own".split(),
+    "conditional": (
+        "--learning_rule mdfa --conditional_feedback --probe_every 2 --use_viewdirs --feedback_outputs own".split()
+    ),
     "hybrid, grid": "--learning_rule hdfa --field grid --grid_min 4 --grid_max 8 --feedback_outputs own".split(),
     "the paper's density, noise, disparity": "--density_activation relu --raw_noise_std 1 --lindisp".split(),
     "one image, precrop, no jitter": "--no_batching --precrop_iters 3 --perturb 0".split(),
@@ -134,6 +136,22 @@ def test_no_reload_starts_anew_and_keeps_what_was_there(flags, run):
     assert train.main([*flags, "--no_reload", "--seed", "9", "--N_iters", "2"]) == 0
     assert (run / "replaced_001" / "000006.tar").is_file()
     assert [p.name for p in run.glob("*.tar")] == ["000002.tar"]
+
+
+def test_no_reload_leaves_the_run_where_it_is_until_all_else_is_right(flags, run, capsys):
+    assert train.main(flags) == 0
+    capsys.readouterr()
+    assert train.main([*flags, "--no_reload", "--ft_path", "typo.tar"]) == 2
+    assert "typo.tar" in one_line(capsys)
+    assert (run / "000006.tar").is_file()
+    assert train.main([*flags, "--no_reload", "--ft_path", str(run / "000006.tar"), "--N_iters", "8"]) == 0
+    assert (run / "replaced_001" / "000006.tar").is_file()
+    assert [p.name for p in run.glob("*.tar")] == ["000008.tar"]
+
+
+def test_a_run_in_a_folder_of_a_folder(flags, tmp_path):
+    assert train.main([*flags, "--expname", "a/b"]) == 0
+    assert (tmp_path / "runs" / "a" / "b" / "b_circle_000006_rgb.mp4").is_file()
 
 
 def test_alignment_is_logged_and_reported_and_does_not_change_the_run(flags, run, tmp_path, capsys):
@@ -336,6 +354,19 @@ def test_a_full_disk_is_said_in_one_line(flags, capsys, monkeypatch):
     assert capsys.readouterr().err.splitlines()[-1] == (
         "train.py: error: cannot write view.png: No space left on device"
     )
+
+
+def test_too_little_memory_is_said_in_one_line(flags, run, capsys, monkeypatch):
+    def full(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")
+
+    monkeypatch.setattr(train, "render_test_set", full)
+    assert train.main(flags) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "train.py: error: out of memory: give less --N_rand, --netchunk, --chunk or --occupancy"
+    monkeypatch.setattr(render, "load_run", full)
+    assert render.main(["--run", str(run)]) == 2
+    assert "out of memory" in one_line(capsys, "render.py")
 
 
 def test_what_is_put_aside_never_lands_on_what_was(flags, run, tmp_path):

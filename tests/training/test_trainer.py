@@ -61,6 +61,18 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(tmp_path):
         assert torch.equal(a, b)
 
 
+def test_a_run_goes_on_where_there_are_fewer_gpus(tmp_path, monkeypatch):
+    contents = make_trainer().state()
+    contents["cuda_rng_states"] = [torch.tensor([i], dtype=torch.uint8) for i in range(3)]
+    torch.save(contents, tmp_path / "000000.tar")
+    restored = {}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, number: restored.update({number: int(state)}))
+    make_trainer().load(tmp_path / "000000.tar")
+    assert restored == {0: 0, 1: 1}
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_run_between_two_steps_and_leaves_it_whole(tmp_path, number):
     whole = make_trainer()
