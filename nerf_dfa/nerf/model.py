@@ -126,9 +126,13 @@ def _field(options: Options, depth: int, width: int, box: Float[Tensor, "2 3"] |
     )
 
 
-def _rule_options(options: Options) -> dict[str, str | int | float]:
+def _rule_options(options: Options) -> dict[str, str | int | float | bool]:
     if RANDOM[0](options):
-        return {"feedback": options.feedback}
+        return {
+            "feedback": options.feedback,
+            "normalisation": options.feedback_normalisation,
+            "shared": not options.feedback_each,
+        }
     if not PROBED[0](options):
         return {}
     own = {"conditional": options.conditional_feedback} if TAUGHT[0](options) else {}

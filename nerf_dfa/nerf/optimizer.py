@@ -17,11 +17,11 @@ def make_optimizer(model: RadianceModel, options: Options, seed: int = 0) -> tor
 
     fused: one kernel for all parameters. eps 1e-8 is Adam's own; gradients of a NeRF are often that small.
     """
-    groups = parameter_groups(model, options)
+    groups, betas = parameter_groups(model, options), (0.9, options.beta2)
     if options.learning_rule == "hdfa":
         # mix 1: bp's momentum in the direct steps, half of it, costs 0.6 dB (docs/results.md).
-        return HybridAdam(model, options.lrate, options.exact_share, mix=1.0, seed=seed, groups=groups)
-    return torch.optim.Adam(groups, lr=options.lrate, betas=(0.9, 0.999), fused=True)
+        return HybridAdam(model, options.lrate, options.exact_share, mix=1.0, betas=betas, seed=seed, groups=groups)
+    return torch.optim.Adam(groups, lr=options.lrate, betas=betas, fused=True)
 
 
 def parameter_groups(model: RadianceModel, options: Options) -> list[dict[str, Any]]:

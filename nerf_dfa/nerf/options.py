@@ -15,6 +15,7 @@ from typing import Any
 from nerf_dfa.errors import UserError
 from nerf_dfa.fields.mlp import SKIP_AFTER
 from nerf_dfa.learning import RULES
+from nerf_dfa.learning.feedback import NORMALISATIONS
 from nerf_dfa.learning.projection import PROJECTIONS
 from nerf_dfa.scenes.load import FORMATS
 
@@ -139,6 +140,16 @@ class Options:
     # the learning rule and the network
     learning_rule: str = option("dfa", "how the network learns", choices=FIELD_RULES)
     feedback: str = option("uniform", "kind of the random feedback matrix", choices=list(PROJECTIONS), when=RANDOM)
+    feedback_normalisation: str = option(
+        "layer",
+        "scale of each layer's signal by such a matrix: layer, max: one over the root of its, or of the widest "
+        "layer's width; full: of its width times the outputs; none: 1",
+        choices=list(NORMALISATIONS),
+        when=RANDOM,
+    )
+    feedback_each: bool = option(
+        False, "such a matrix of its own for each layer, in place of one that all share", when=RANDOM
+    )
     exact_share: float = option(0.1, "hdfa: share of the steps that are backpropagation's, at random", when=HYBRID)
     feedback_outputs: str = option(
         "all",
@@ -234,6 +245,9 @@ class Options:
     precrop_iters: int = option(0, "steps at the start that see only the middle of the images")
     precrop_frac: float = option(0.5, "fraction of the image that is this middle", when=PRECROP)
     lrate: float = option(5e-4, "learning rate of Adam")
+    beta2: float = option(
+        0.999, "what is left, after a step, of Adam's mean square: less forgets the large errors of the start sooner"
+    )
     feedback_lrate: float | None = option(None, "the same for a feedback that learns (default: lrate)", when=LEARNED)
     grid_lrate: float | None = option(None, "the same for the features of grids (default: lrate)", when=GRID)
     warmup: int = option(0, "steps at the start in which only the top layers learn, whose gradient is exact")
@@ -311,6 +325,8 @@ def check(options: Options) -> None:
         raise UserError(f"--samples_back {options.samples_back}: a share, above 0 and at most 1")
     if not 0 <= options.exact_share <= 1:
         raise UserError(f"--exact_share {options.exact_share}: a share, from 0 to 1")
+    if not 0 <= options.beta2 < 1:
+        raise UserError(f"--beta2 {options.beta2}: from 0 to below 1")
     if options.probe_average > 1:
         raise UserError(f"--probe_average {options.probe_average}: a share, above 0 and at most 1")
     for name in ("multires", "multires_views"):

@@ -75,8 +75,11 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Any, what: str, of_a
     """
     # Loading adds some of torch's own to the defaults, which the groups then lack.
     keys = [k for k in optimizer.defaults if all(k in group for group in optimizer.param_groups)]
-    # What others hold of a group, such as the trainer's factor of its rate, is this run's.
-    held = [{k: v for k, v in g.items() if k not in (*keys, "params")} for g in optimizer.param_groups]
+    # The optimiser's numbers, and what others hold of a group, such as the factor of its rate, are this run's.
+    held = [
+        {k: v for k, v in g.items() if k != "params" and (k not in keys or isinstance(v, (float, tuple)))}
+        for g in optimizer.param_groups
+    ]
     try:
         sizes = [len(group["params"]) for group in state["param_groups"]]
         own_sizes = [len(group["params"]) for group in optimizer.param_groups]
@@ -102,12 +105,12 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Any, what: str, of_a
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise UserError(f"{what}: its optimiser's state does not fit {type(optimizer).__name__} ({reason})") from error
     for group, own in zip(optimizer.param_groups, held, strict=True):
-        group.update(own)
         for key in keys:
             if key not in group:
                 raise UserError(
                     f"{what}: its optimiser's state is not one of {type(optimizer).__name__}: it has no '{key}'"
                 )
+        group.update(own)
     return True
 
 

@@ -31,6 +31,14 @@ def test_one_group_in_the_parameters_order_where_nothing_differs(rule):
 
 
 @pytest.mark.parametrize("rule", ["bp", "hdfa"])
+def test_beta2_is_this_runs_and_not_that_of_the_state_it_starts_from(rule):
+    optimizers = [make_optimizer(*made(*SMALL, "--learning_rule", rule, "--beta2", beta)) for beta in ("0.9", "0.99")]
+    assert load_optimizer(optimizers[1], optimizers[0].state_dict(), "a.tar")
+    for optimizer, beta in zip(optimizers, (0.9, 0.99), strict=True):
+        assert {g["square"] if rule == "hdfa" else g["betas"][1] for g in optimizer.param_groups} == {beta}
+
+
+@pytest.mark.parametrize("rule", ["bp", "hdfa"])
 def test_a_state_can_be_loaded_more_than_once(rule):
     model, options = made(*SMALL, "--learning_rule", rule)
     optimizer = make_optimizer(model, options)

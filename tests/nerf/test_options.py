@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from nerf_dfa.errors import UserError
+from nerf_dfa.learning.feedback import Feedback, IndependentFeedback
 from nerf_dfa.learning.sequential import SequentialLinear
 from nerf_dfa.nerf.flags import parse
 from nerf_dfa.nerf.model import build_model
-from nerf_dfa.nerf.options import PRESETS, Options, check_read, to_text
+from nerf_dfa.nerf.options import PRESETS, RANDOM_RULES, Options, check_read, to_text
 from nerf_dfa.nerf.run import check_kept, read_args, write_args
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -162,6 +163,7 @@ def test_names_that_cannot_be_kept_are_refused(name):
         (["--near", "3", "--far", "2"], "near has to be less than far"),
         (["--config", "/nowhere/a.txt"], "/nowhere/a.txt"),
         (["--N_ra", "8"], "N_ra"),
+        (["--beta2", "1"], "--beta2 1.0: from 0 to below 1"),
         (["--expname", ""], "--expname '': the name of a folder inside --basedir"),
         (["--expname", "."], "--expname '.'"),
         (["--expname", "a/../.."], "--expname 'a/../..'"),
@@ -214,6 +216,8 @@ def test_a_config_that_is_no_text_gives_one_line(tmp_path):
         (["--path", "test", "--frames", "3"], "blender", "frames"),
         (["--feedback_outputs", "own"], "blender", "feedback_outputs"),
         (["--no_skip", "--netdepth", "5"], "blender", "no_skip"),
+        (["--learning_rule", "bp", "--feedback_each"], "blender", "feedback_each"),
+        (["--learning_rule", "dkp", "--feedback_normalisation", "none"], "blender", "feedback_normalisation"),
     ],
 )
 def test_a_flag_that_the_mode_would_not_read_is_refused(argv, kind, name):
@@ -245,6 +249,18 @@ def test_presets_are_whole(name, field):
 def test_a_presets_grid_gradient_leaves_backpropagation_alone(rule, layer):
     options, _, _ = parse(["--preset", "dfa-best", "--field", "grid", "--learning_rule", rule])
     assert type(build_model(options).coarse.density_hidden) is layer
+
+
+@pytest.mark.parametrize("rule", RANDOM_RULES)
+def test_flags_of_the_random_matrices(rule):
+    argv = f"--learning_rule {rule} --netdepth 3 --netwidth 8 --feedback_each --feedback_normalisation none".split()
+    feedback = [
+        module
+        for module in build_model(parse(argv)[0], torch.tensor([[-1.0] * 3, [1.0] * 3])).modules()
+        if isinstance(module, Feedback)
+    ]
+    assert all(isinstance(f, IndependentFeedback) and f.normalisation == "none" for f in feedback)
+    assert sum(len(f.projections) for f in feedback) == 3
 
 
 def test_the_papers_preset_is_its_network():
