@@ -72,7 +72,11 @@ def occupancy_resolution(options: Options) -> int:
 
 
 def sample_length(options: Options, scene: Scene) -> float:
-    """Length of a ray that a sample stands for, on average."""
+    """Length of a ray in t that a sample stands for, on average.
+
+    In normalised device coordinates t = 1 is about two units of the box; there cells are given up as empty at twice
+    the optical depth that OccupancyGrid's constant says. No loss of it could be measured on fern.
+    """
     return (scene.far - scene.near) / (options.N_samples + options.N_importance)
 
 
