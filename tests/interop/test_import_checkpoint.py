@@ -142,10 +142,11 @@ def test_settings_come_from_the_config_beside_the_file(tmp_path, tiny_scene):
     expected = dict(
         N_samples=6, N_importance=5, white_bkgd=True, raw_noise_std=0.2, N_rand=32, near=2.0, far=6.0, seed=3,
         lrate=5e-3, lrate_decay=250, N_iters=1000, half_res=False, netdepth=4, netwidth=16, multires=10,
-        learning_rule="bp", density_activation="relu", linear_first=True, feature_relu=True, no_skip=True,
+        learning_rule="bp", density_activation="relu", linear_first=True, feature_relu=True,
         pixel_offset=0.0, dataset_type="blender", expname="run",
     )  # fmt: skip
     assert {name: getattr(options, name) for name in expected} == expected
+    assert "no_skip" not in (tmp_path / "run" / "args.txt").read_text()  # 4 layers have no skip to leave out
 
 
 def test_the_scene_is_guessed_from_the_name_and_said(tmp_path, pair):
