@@ -126,7 +126,7 @@ def _run_on(
         except Collapsed as collapse:
             if collapse.step > CHECK_LAST:  # not at the start: nobody wants what has been learned thrown away
                 raise UserError(f"{collapse}; lower --lrate, and go on from what {folder} holds or anew") from None
-            if options.ft_path is not None and not trainer.restarts:
+            if options.ft_path is not None:
                 raise UserError(f"{collapse}, having begun from {options.ft_path}; try a lower --lrate") from None
             attempt = trainer.restarts + 1
             if attempt > RESTARTS:

@@ -101,6 +101,7 @@ def test_a_collapsed_run_that_began_from_a_checkpoint_does_not_begin_from_nothin
     assert train.main([*flags, "--expname", "a", "--N_iters", "2"]) == 0
     contents = load_checkpoint(tmp_path / "a" / "000002.tar")
     contents["network_fn_state_dict"]["pts_linears.0.bias"].fill_(float("nan"))
+    contents["restarts"] = 1  # before the checkpoint, which is no matter
     torch.save(contents, tmp_path / "broken.tar")
     assert train.main([*flags, "--expname", "b", "--ft_path", str(tmp_path / "broken.tar")]) == 2
     error = capsys.readouterr().err.splitlines()[-1]

@@ -17,7 +17,6 @@ from PIL import Image
 
 from nerf_dfa.evaluation import report
 from nerf_dfa.evaluation.metrics import mse_to_psnr
-from nerf_dfa.files import alone
 from nerf_dfa.nerf import render, train
 from nerf_dfa.nerf.collapse import Collapsed
 from nerf_dfa.nerf.options import learning
@@ -129,29 +128,6 @@ def test_a_finished_run_is_not_trained_again(flags, run, capsys):
     after = weights(run / "000006.tar")
     (run / "copy.tar").write_bytes(before)
     assert all(torch.equal(w, after[name]) for name, w in weights(run / "copy.tar").items())
-
-
-def test_no_reload_starts_anew_and_keeps_what_was_there(flags, run):
-    assert train.main(flags) == 0
-    assert train.main([*flags, "--no_reload", "--seed", "9", "--N_iters", "2"]) == 0
-    assert (run / "replaced_001" / "000006.tar").is_file()
-    assert [p.name for p in run.glob("*.tar")] == ["000002.tar"]
-
-
-def test_no_reload_leaves_the_run_where_it_is_until_all_else_is_right(flags, run, capsys):
-    assert train.main(flags) == 0
-    capsys.readouterr()
-    assert train.main([*flags, "--no_reload", "--ft_path", "typo.tar"]) == 2
-    assert "typo.tar" in one_line(capsys)
-    assert (run / "000006.tar").is_file()
-    assert train.main([*flags, "--no_reload", "--ft_path", str(run / "000006.tar"), "--N_iters", "8"]) == 0
-    assert (run / "replaced_001" / "000006.tar").is_file()
-    assert [p.name for p in run.glob("*.tar")] == ["000008.tar"]
-
-
-def test_a_run_in_a_folder_of_a_folder(flags, tmp_path):
-    assert train.main([*flags, "--expname", "a/b"]) == 0
-    assert (tmp_path / "runs" / "a" / "b" / "b_circle_000006_rgb.mp4").is_file()
 
 
 def test_alignment_is_logged_and_reported_and_does_not_change_the_run(flags, run, tmp_path, capsys):
@@ -337,14 +313,6 @@ def test_a_collapsed_attempt_leaves_no_checkpoint_to_go_on_from(flags, run, monk
     assert report["seconds"] > seconds[0]
 
 
-def test_two_processes_do_not_train_in_one_folder(flags, run, capsys):
-    run.mkdir(parents=True)
-    with alone(run / ".lock"):
-        assert train.main(flags) == 2
-    assert "another process is writing here" in one_line(capsys)
-    assert not list(run.iterdir())
-
-
 def test_a_full_disk_is_said_in_one_line(flags, capsys, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device", "view.png")
@@ -367,14 +335,6 @@ def test_too_little_memory_is_said_in_one_line(flags, run, capsys, monkeypatch):
     monkeypatch.setattr(render, "load_run", full)
     assert render.main(["--run", str(run)]) == 2
     assert "out of memory" in one_line(capsys, "render.py")
-
-
-def test_what_is_put_aside_never_lands_on_what_was(flags, run, tmp_path):
-    for _ in range(3):
-        assert train.main([*flags, "--no_reload"]) == 0
-    shutil.rmtree(run / "replaced_001")
-    assert train.main([*flags, "--no_reload"]) == 0
-    assert {p.name for p in run.glob("replaced_*")} == {"replaced_002", "replaced_003"}
 
 
 def test_a_video_along_test_views_needs_them(flags, tiny_scene, tmp_path, capsys):
