@@ -25,8 +25,9 @@ from torch import Tensor
 
 from nerf_dfa.benchmarks.measure import interleaved, loglog_slope, print_result
 from nerf_dfa.errors import UserError
+from nerf_dfa.learning import RULES
 from nerf_dfa.machine import machine
-from nerf_dfa.nerf.options import FIELD_RULES, Options, check
+from nerf_dfa.nerf.options import Options, check
 from nerf_dfa.nerf.train import make_trainer
 from nerf_dfa.rendering import Cameras, image_rays
 from nerf_dfa.scenes import Scene
@@ -123,7 +124,7 @@ def _steps(trainer: Any, steps: int) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Cost of a training step against what it depends on.")
     parser.add_argument("--field", choices=["mlp", "grid"], default="mlp")
-    parser.add_argument("--rule", choices=FIELD_RULES, default="dfa")
+    parser.add_argument("--rule", choices=list(RULES), default="dfa")
     for name, numbers in VALUES.items():
         parser.add_argument(f"--{name}", type=int, nargs="+", default=list(numbers), help=f"[{numbers}]")
     parser.add_argument("--steps", type=int, default=4, help="steps at a time")

@@ -49,7 +49,7 @@ from nerf_dfa.learning.linears import OtherLinear, swap_linears
 from nerf_dfa.learning.probing import Probe, ProbedFeedback
 from nerf_dfa.learning.projection import OnDevice, Projection, make_projection
 from nerf_dfa.learning.sequential import KINDS, SequentialLinear, send_back
-from nerf_dfa.learning.tapes import Collect, Cut, Record, RecordModules, Tape
+from nerf_dfa.learning.tapes import Aimed, Collect, Cut, Record, RecordModules, Tape
 from nerf_dfa.learning.taught import Lesson, TaughtFeedback
 
 
@@ -124,7 +124,7 @@ class Shallow(Rule):
 
 
 class DirectFeedback(Rule):
-    """Every hidden layer gets the error at the output by a path of its own: `dfa`, `dkp` and `drtp`."""
+    """Every hidden layer gets the error at the output by a path of its own: `dfa` and `dkp`."""
 
     def __init__(self, feedback: Feedback) -> None:
         super().__init__()
@@ -135,6 +135,31 @@ class DirectFeedback(Rule):
 
     def unchanged(self) -> AbstractContextManager[None]:
         return self.using(lambda: Record(self.feedback))
+
+
+class TargetProjection(DirectFeedback):
+    """Direct feedback made of targets: set `feedback.targets`, or tell each pass its own where there are several."""
+
+    feedback: TargetFeedback
+
+    def __init__(self, feedback: TargetFeedback) -> None:
+        super().__init__(feedback)
+        self._passes: list[tuple[Aimed, Tensor]] | None = None
+
+    def _tape(self) -> Tape:
+        return Record(self.feedback) if self._passes is None else Aimed(self.feedback, self._passes)
+
+    def unchanged(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    @contextmanager
+    def aiming(self) -> Iterator[list[tuple[Aimed, Tensor]]]:
+        """Within it, passes with gradients are put in the list with their outputs; set `.targets` of each."""
+        self._passes = passes = []
+        try:
+            yield passes
+        finally:
+            self._passes = None
 
 
 class ForwardProbed(DirectFeedback):
@@ -232,7 +257,7 @@ def _drtp(
     if not shared:
         raise ValueError("drtp has one matrix for all layers; leave shared = True")
     projection = _feedback(error_width, hidden_widths, **options).projection
-    return DirectFeedback(TargetFeedback(projection, normalisation))
+    return TargetProjection(TargetFeedback(projection, normalisation))
 
 
 def _modular(error_width: int, hidden_widths: Sequence[int], modules: Sequence[int] | None = None, **options) -> Rule:

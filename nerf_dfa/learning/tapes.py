@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nerf_dfa.learning.broadcast import broadcast, feedback_point
-from nerf_dfa.learning.feedback import Feedback
+from nerf_dfa.learning.feedback import Feedback, TargetFeedback
 
 
 class Tape:
@@ -89,6 +89,27 @@ class Record(Tape):
             )
         self._closed = True
         return self._tokens
+
+
+class Aimed(Record):
+    """Record of feedback made of targets, which are told to this pass alone, after its output and before `backward`.
+
+    passes: where the tape puts itself with its output.
+    """
+
+    targets: Tensor | None = None
+
+    def __init__(self, feedback: TargetFeedback, passes: list[tuple[Aimed, Tensor]]) -> None:
+        super().__init__(feedback)
+        self._passes = passes
+
+    def output(self, y: Tensor) -> Tensor:
+        y = broadcast(self.feedback, y, self.close(y), self._tell)
+        self._passes.append((self, y))
+        return y
+
+    def _tell(self, error: Tensor) -> None:
+        self.feedback.targets = self.targets
 
 
 class RecordModules(Tape):

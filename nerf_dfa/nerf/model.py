@@ -13,7 +13,7 @@ from torch import Tensor
 from nerf_dfa.fields import Field, GridField, MLPField, level_resolutions
 from nerf_dfa.interop import nerf_pytorch
 from nerf_dfa.learning.sequential import HELD
-from nerf_dfa.nerf.options import DIRECT_MLP, GRID_FEEDBACK, PROBED, RANDOM, TAUGHT, Options
+from nerf_dfa.nerf.options import BRANCHED, DIRECT_MLP, EACH, GRID_FEEDBACK, PROBED, RANDOM, SELECTING, TAUGHT, Options
 from nerf_dfa.rendering import OccupancyGrid, RadianceModel, RenderSettings
 from nerf_dfa.scenes import Scene
 from nerf_dfa.scenes.paths import nearest_to_axes
@@ -94,6 +94,7 @@ def occupied_anew(model: RadianceModel, scene: Scene, options: Options) -> Occup
 
 
 def _field(options: Options, depth: int, width: int, box: Float[Tensor, "2 3"] | None) -> Field:
+    own_outputs = options.feedback_outputs == "own" and BRANCHED[0](options)  # as a preset may have it for any rule
     if options.field == "grid":
         return GridField(
             box=torch.zeros(2, 3) if box is None else box,
@@ -109,7 +110,7 @@ def _field(options: Options, depth: int, width: int, box: Float[Tensor, "2 3"] |
             density_activation=options.density_activation,
             activation=options.activation,
             rule_options=_rule_options(options),
-            own_outputs=options.feedback_outputs == "own",
+            own_outputs=own_outputs,
         )
     encoded = options.i_embed == 0
     return MLPField(
@@ -122,7 +123,7 @@ def _field(options: Options, depth: int, width: int, box: Float[Tensor, "2 3"] |
         density_activation=options.density_activation,
         activation=options.activation,
         rule_options=_rule_options(options),
-        own_outputs=options.feedback_outputs == "own",
+        own_outputs=own_outputs,
         linear_first=options.linear_first,
         feature_relu=options.feature_relu,
         skip=not options.no_skip,
@@ -135,7 +136,7 @@ def _rule_options(options: Options) -> dict[str, str | int | float | bool]:
         return {
             "feedback": options.feedback,
             "normalisation": options.feedback_normalisation,
-            "shared": not options.feedback_each,
+            "shared": not (options.feedback_each and EACH[0](options)),
         }
     if not PROBED[0](options):
         return {}
@@ -164,6 +165,8 @@ def scene_box(scene: Scene, bound: float | None = None) -> Float[Tensor, "2 3"]:
 
 def measured_precision(options: Options, device: torch.device) -> Precision:
     """What one pass of the options' last network, forward and backward, is faster in on this machine."""
+    if options.learning_rule == "drtp":  # which wants targets, and takes as long as dfa
+        options = replace(options, learning_rule="dfa")
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         field = list(build_model(options, torch.tensor([[-1.0] * 3, [1.0] * 3])).fields.values())[-1].to(device)
         positions, directions = torch.rand(2, PRECISION_POINTS[device.type], 3) * 2 - 1
@@ -185,7 +188,7 @@ def training_settings(options: Options, device: torch.device) -> RenderSettings:
         # on white have; there the MLP's ReLU can be empty, but a softplus or the end of a box would hide the white.
         opaque_end=not options.white_bkgd or (options.density_activation == "relu" and options.field == "mlp"),
         netchunk=options.netchunk or NETCHUNK[options.field, device.type],
-        error_kept=options.error_kept,
+        error_kept=options.error_kept if SELECTING[0](options) else 1.0,
         samples_back=options.samples_back,
         static_shapes=device.type != "cpu",
     )

@@ -26,11 +26,11 @@ MOST_OCCUPANCY = 512
 
 Condition = tuple[Callable[["Options"], bool], str]
 
-# drtp needs the outputs that a network should have had, and a sample of a ray has none.
-FIELD_RULES = [name for name in RULES if name != "drtp"]
-
-RANDOM_RULES = ("dfa", "hdfa", "modular")
+EACH_RULES = ("dfa", "hdfa", "modular")
+RANDOM_RULES = (*EACH_RULES, "drtp")
 RANDOM: Condition = (lambda o: o.learning_rule in RANDOM_RULES, f"only {', '.join(RANDOM_RULES)} draw such a matrix")
+EACH: Condition = (lambda o: o.learning_rule in EACH_RULES, f"only {', '.join(EACH_RULES)} draw one for each layer")
+SELECTING: Condition = (lambda o: o.learning_rule != "drtp", "drtp has targets for all samples")
 HYBRID: Condition = (lambda o: o.learning_rule == "hdfa", "only hdfa has exact steps among direct ones")
 DIRECT_RULES = ("dfa", "dkp", "fdfa", "mdfa")
 DIRECT: Condition = (
@@ -55,7 +55,7 @@ GRID_FEEDBACK: Condition = (
     lambda o: o.field == "grid" and o.learning_rule in (*DIRECT_RULES, "modular"),
     f"it needs field = grid and learning_rule = {', '.join(DIRECT_RULES)}, modular",
 )
-KEPT: Condition = (lambda o: o.error_kept < 1, "with error_kept = 1 all samples go back")
+KEPT: Condition = (lambda o: SELECTING[0](o) and o.error_kept < 1, "with error_kept = 1 all samples go back")
 BOXED: Condition = (lambda o: o.field == "grid" or bool(o.occupancy), "it needs field = grid or an occupancy")
 SKIPPING: Condition = (
     lambda o: o.occupancy != 0 and (o.field == "grid" or o.occupancy is not None),
@@ -93,7 +93,7 @@ PRESETS = {
 }
 
 # What `learning` makes flags of.
-LEARNERS = [*FIELD_RULES, "dfa-best", "mirror-best"]
+LEARNERS = [*RULES, "dfa-best", "mirror-best"]
 
 
 def learning(name: str) -> list[str]:
@@ -138,7 +138,7 @@ class Options:
     far: float | None = option(None, "farthest depth of the scene (default: the format's)")
     pixel_offset: float = option(0.5, "where a pixel's ray passes: 0.5, its centre, or 0, its upper left corner")
     # the learning rule and the network
-    learning_rule: str = option("dfa", "how the network learns", choices=FIELD_RULES)
+    learning_rule: str = option("dfa", "how the network learns", choices=list(RULES))
     feedback: str = option("uniform", "kind of the random feedback matrix", choices=list(PROJECTIONS), when=RANDOM)
     feedback_normalisation: str = option(
         "layer",
@@ -148,7 +148,7 @@ class Options:
         when=RANDOM,
     )
     feedback_each: bool = option(
-        False, "such a matrix of its own for each layer, in place of one that all share", when=RANDOM
+        False, "such a matrix of its own for each layer, in place of one that all share", when=EACH
     )
     exact_share: float = option(0.1, "hdfa: share of the steps that are backpropagation's, at random", when=HYBRID)
     feedback_outputs: str = option(
@@ -268,6 +268,7 @@ class Options:
         1.0,
         "share of the squared error at a network's outputs that goes back while training; the samples with the least "
         "are left out, which makes steps faster (try 0.9999)",
+        when=SELECTING,
     )
     samples_back: float = option(
         0.25,

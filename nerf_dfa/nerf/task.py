@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nerf_dfa.learning.alignment import Alignment, measure_alignment
+from nerf_dfa.learning.rules import TargetProjection
+from nerf_dfa.learning.tapes import Aimed
 from nerf_dfa.rendering import RadianceModel, Rays, RenderSettings, camera_rays, render_rays
 from nerf_dfa.scenes.scene import Scene, over_background
 
@@ -84,7 +87,15 @@ class NerfTask:
 
         Shown too: the contrast, the standard deviation of the best pixels' colours over that of the photographs'.
         """
-        rendered = render_rays(model, batch.rays, self.training, generator)
+        with ExitStack() as stack:
+            aimed = {
+                name: stack.enter_context(field.rule.aiming())
+                for name, field in model.fields.items()
+                if isinstance(field.rule, TargetProjection)
+            }
+            rendered = render_rays(model, batch.rays, self.training, generator)
+        for name, passes in aimed.items():
+            _aim(passes, getattr(rendered, name).rgb, batch.colours)
         contrast = (_variance(rendered.best.rgb.detach()) / _variance(batch.colours)).sqrt()
         coarse = (rendered.coarse.rgb - batch.colours).square().mean()
         if rendered.fine is None:
@@ -124,6 +135,20 @@ class NerfTask:
         view, row, column = (torch.randint(0, n, (VALIDATION_PIXELS,), generator=generator) for n in sizes)
         device = self.images.device
         return self._pixels(views[view].to(device), row.to(device), column.to(device))
+
+
+def _aim(passes: list[tuple[Aimed, Tensor]], rgb: Float[Tensor, "rays 3"], colours: Float[Tensor, "rays 3"]) -> None:
+    """Tells the passes of a field whose rule is drtp, and which made these pixels, their targets.
+
+    A ray's samples have no targets; its pixel has, and the renderer takes them to the samples as it does the error:
+    with the photographs' mean colour m in place of the pixel, the error 2 (m - c) / N is known before there is any
+    output. (A class is coded by 0 and 1, and that it is the target says the sign of its error; a colour alone does
+    not.) It is the error of a field that is fog of that colour, as new fields are, and never becomes less.
+    """
+    error = (colours.mean(0) - colours) * (2 / colours.numel())
+    found = torch.autograd.grad(rgb, [y for _, y in passes], error, retain_graph=True) if passes else ()
+    for (tape, y), signal in zip(passes, found, strict=True):
+        tape.targets = -signal * (y.numel() // y.shape[-1])  # a rule's targets are divided by the rows
 
 
 def _variance(colours: Float[Tensor, "rays 3"]) -> Float[Tensor, ""]:

@@ -12,6 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nerf_dfa.learning import selected
+from nerf_dfa.learning.rules import TargetProjection
 from nerf_dfa.learning.selected import chosen
 from nerf_dfa.nerf import render, train
 from nerf_dfa.nerf.flags import parse
@@ -109,6 +110,8 @@ def test_no_pass_brings_the_device_anything(tiny_scene, field, learner, monkeypa
     model = build_model(options, torch.tensor([[-1.0] * 3, [1.0] * 3])).to("meta").train()
     settings = replace(training_settings(options, torch.device("cpu")), static_shapes=True)
     positions, directions = torch.rand(2, 64, 3, device="meta")
+    if isinstance(model.coarse.rule, TargetProjection):
+        model.coarse.rule.feedback.targets = torch.rand(64, 4, device="meta")
     for share in (1.0, 0.1):  # samples are drawn, or the fewest taken
         model.coarse.rooms.errors.share = share
         with Waits() as waits:

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from nerf_dfa.errors import UserError
+from nerf_dfa.learning import RULES
 from nerf_dfa.learning.feedback import Feedback, IndependentFeedback
 from nerf_dfa.learning.sequential import SequentialLinear
 from nerf_dfa.nerf.flags import parse
-from nerf_dfa.nerf.model import build_model
-from nerf_dfa.nerf.options import PRESETS, RANDOM_RULES, Options, check_read, to_text
+from nerf_dfa.nerf.model import build_model, training_settings
+from nerf_dfa.nerf.options import EACH_RULES, PRESETS, Options, check_read, to_text
 from nerf_dfa.nerf.run import check_kept, read_args, write_args
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -217,6 +218,9 @@ def test_a_config_that_is_no_text_gives_one_line(tmp_path):
         (["--feedback_outputs", "own"], "blender", "feedback_outputs"),
         (["--no_skip", "--netdepth", "5"], "blender", "no_skip"),
         (["--learning_rule", "bp", "--feedback_each"], "blender", "feedback_each"),
+        (["--learning_rule", "drtp", "--feedback_each"], "blender", "feedback_each"),
+        (["--learning_rule", "drtp", "--error_kept", "0.9"], "blender", "error_kept"),
+        (["--learning_rule", "drtp", "--feedback_outputs", "own"], "blender", "feedback_outputs"),
         (["--learning_rule", "dkp", "--feedback_normalisation", "none"], "blender", "feedback_normalisation"),
     ],
 )
@@ -251,7 +255,18 @@ def test_a_presets_grid_gradient_leaves_backpropagation_alone(rule, layer):
     assert type(build_model(options).coarse.density_hidden) is layer
 
 
-@pytest.mark.parametrize("rule", RANDOM_RULES)
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("field", ["mlp", "grid"])
+def test_any_rule_may_stand_beside_a_preset(rule, preset, field):
+    argv = ["--preset", preset, "--learning_rule", rule, "--field", field]
+    options, asked, _ = parse(argv)
+    check_read(options, asked, "blender")
+    build_model(options)
+    training_settings(options, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("rule", EACH_RULES)
 def test_flags_of_the_random_matrices(rule):
     argv = f"--learning_rule {rule} --netdepth 3 --netwidth 8 --feedback_each --feedback_normalisation none".split()
     feedback = [

@@ -6,6 +6,7 @@ import torch
 from nerf_dfa.nerf.flags import parse
 from nerf_dfa.nerf.run import load_run_scene, scene_format
 from nerf_dfa.nerf.train import LOOK_EVERY, make_trainer
+from nerf_dfa.rendering import render_rays
 
 FLAGS = (
     "--white_bkgd --field grid --grid_min 4 --grid_max 8 --grid_levels 2 --N_samples 8 --N_rand 64 --occupancy 8 "
@@ -81,3 +82,45 @@ def test_pixels_are_of_training_views_alone(made):
     train = {tuple(round(x, 5) for x in scene.cameras.poses[i, :, 3].tolist()) for i in scene.split["train"]}
     rays = trainer.task.batch(1, torch.Generator()).rays
     assert {tuple(round(x, 5) for x in origin.tolist()) for origin in rays.origins} <= train
+
+
+def same_networks(made, *flags):
+    """Trainers of drtp and of dfa with the same weights and the same feedback."""
+    target, direct = made("--learning_rule", "drtp", *flags), made("--learning_rule", "dfa", *flags)
+    direct.model.load_state_dict(target.model.state_dict())
+    return target, direct
+
+
+def gradients(trainer, loss):
+    trainer.model.zero_grad()
+    loss.backward()
+    return {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}
+
+
+FINE_MLP = (
+    "--field mlp --occupancy 0 --N_importance 4 --use_viewdirs --netwidth 8 --netwidth_fine 8 --netdepth 3".split()
+)
+
+
+@pytest.mark.parametrize("flags", [[], ["--netchunk", "128"], FINE_MLP, [*FINE_MLP, "--netchunk", "100"]])
+def test_targets_teach_hidden_layers_what_a_field_of_the_mean_colour_would_learn(made, flags):
+    target, direct = same_networks(made, *flags)
+    batch = target.task.batch(1, torch.Generator().manual_seed(0))
+    mean = batch.colours.mean(0)
+    rendered = render_rays(direct.model, batch.rays, direct.task.training)
+    pixels = [pixel.rgb for pixel in rendered if pixel is not None]
+    hidden = gradients(direct, sum((2 * (mean - batch.colours) * rgb).mean() for rgb in pixels))
+    heads = gradients(direct, direct.task.loss(direct.model, batch, None)[0])
+    top = {p for field in direct.model.fields.values() for head in field.heads() for p in head.parameters()}
+    names = {name for name, p in direct.model.named_parameters() if p in top}
+    got = gradients(target, target.task.loss(target.model, batch, None)[0])
+    assert got.keys() == hidden.keys() == heads.keys()
+    for name, gradient in got.items():
+        torch.testing.assert_close(gradient, (heads if name in names else hidden)[name], rtol=1e-4, atol=1e-8)
+
+
+def test_the_alignment_of_targets_is_measured_and_the_fields_go_on(made):
+    trainer = made("--learning_rule", "drtp")
+    layers = trainer.task.alignment(trainer.model).layers
+    assert [layer.samples > 0 for layer in layers.values()] == [True] * 3
+    trainer.run(2)
