@@ -64,7 +64,7 @@ def load_colmap(
 
     Where cameras look one way (`placement.facing`), the world is placed as in LLFF's format: the nearest depth is
     1 / bd_factor, the average camera sits in the origin and looks along -z. Where they stand around something, it is
-    placed by `placement.centred`: upright, about the origin, with cameras at distance 1 in the root mean square.
+    placed by `placement.centred`: upright, about the origin, with cameras at distance 4 in the root mean square.
 
     Of several models in sparse the one with most images is read. Images that it has not registered are left out.
     Both are said in a warning. Views are in the order of their names.

@@ -171,7 +171,7 @@ def test_captures_around_something(tmp_path, around):
     assert (scene.ndc, scene.up) == (False, (0.0, 0.0, 1.0))
     poses = scene.cameras.poses.double()
     centres = poses[:, :, 3]
-    assert centres.square().sum(1).mean().sqrt().item() == pytest.approx(1)
+    assert centres.square().sum(1).mean().sqrt().item() == pytest.approx(4)
     assert (poses[:, 2, 1] > 0.5).all()  # upright
     points = to_scene(scene, around[1])(np.array([place for _, place, _ in around[2]]))
     assert (scene.near, scene.far) == pytest.approx(depth_bounds(poses, points), rel=1e-5)
@@ -205,7 +205,7 @@ def test_the_world_of_the_model_can_be_kept(tmp_path, poses):
 def test_a_model_without_points(tmp_path, around, forward):
     scene = load_colmap(write_scene(tmp_path / "around", (*around[:2], [])), factor=1)
     assert (scene.near, scene.far) == pytest.approx((scene.depth_range[0], scene.depth_range[1]))
-    assert 0 < scene.near < 1 < scene.far  # the cameras are 1 away from what they look at
+    assert 0 < scene.near < 4 < scene.far  # the cameras are 4 away from what they look at
     root = write_scene(tmp_path / "parallel", (*forward[:2], []))
     refused(root, root / "sparse" / "0", "axes do not meet")
     # Cameras on a line, 0.2 apart, that look at a point 5 ahead of the middle one.

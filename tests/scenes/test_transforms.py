@@ -85,9 +85,9 @@ def test_a_capture_from_around_is_placed_about_the_origin(tmp_path):
     scene = load_transforms(write(tmp_path, table))
     poses = torch.tensor([frame["transform_matrix"][:3] for frame in table["frames"]], dtype=torch.float64)
     torch.testing.assert_close(scene.cameras.poses, centred(poses).poses(poses).float())
-    # A ring is placed as it is: at a distance of 1, and the bounds of the file with it.
-    np.testing.assert_allclose(scene.cameras.poses[:, :, 3].norm(dim=1), 1, atol=1e-6)
-    assert (scene.near, scene.far) == pytest.approx((30 / 90, 2.0))
+    # A ring is placed as it is: at a distance of 4, and the bounds of the file with it.
+    np.testing.assert_allclose(scene.cameras.poses[:, :, 3].norm(dim=1), 4, atol=1e-5)
+    assert (scene.near, scene.far) == pytest.approx((4 * 30 / 90, 8.0))
     assert (scene.ndc, scene.up) == (False, (0.0, 0.0, 1.0))
 
 
@@ -266,12 +266,12 @@ def test_wrong_masks_are_named(tmp_path):
 
 
 def test_bounds(tmp_path):
-    table = capture(near=1.0)
+    table = capture(poses=matrices(10, radius=8.0), near=1.0)
     root = write(tmp_path, table)
     scene = load_transforms(root, keep_world=True)
-    assert (scene.near, scene.far) == pytest.approx((1, 6))
+    assert (scene.near, scene.far) == pytest.approx((1, 12))
     scene = load_transforms(root, far=9.0)
-    assert (scene.near, scene.far) == pytest.approx((0.25, 9))
+    assert (scene.near, scene.far) == pytest.approx((0.5, 9))
     refused(root, "near 3", "far 2", near=3.0, far=2.0)
     (root / "transforms.json").write_text(json.dumps(table | {"far": "sky"}))
     refused(root, "far is 'sky'")
