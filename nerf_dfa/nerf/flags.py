@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import configargparse
 
 from nerf_dfa.errors import UserError
-from nerf_dfa.nerf.options import PRESETS, Options, check
+from nerf_dfa.nerf.options import PRESETS, Options, check, idle
 
 
 class Parser(configargparse.ArgumentParser):
@@ -81,21 +81,36 @@ def make_parser(prog: str = "train.py") -> Parser:
 def parse(argv: list[str], default_config: Path | None = None) -> tuple[Options, set[str], Path | None]:
     """Options, the names of those that the user gave, and the config file.
 
-    default_config is read where the command line names neither a config file nor a scene.
+    default_config is read where the command line names neither a config file nor a scene. What the command line makes
+    a file's line mean nothing for (of an MLP, where it says --field grid) is not counted as given.
     Raises UserError: unknown flag or key, wrong type, missing file.
     """
     parser = make_parser()
     if default_config is not None and not any(a.split("=")[0] in ("--config", "--datadir") for a in argv):
         argv = ["--config", str(default_config), *argv]
     given = vars(parser.parse_args(argv))
+    sources = parser.get_source_to_settings_dict()
+    settled = _settled(parser, argv, given)
+    config = settled.pop("config", None)
+    options = Options(**settled)
     asked = set(given) - {"preset", "config"}
-    if "preset" in given:
-        given = vars(parser.parse_args([*PRESETS[given["preset"]].split(), *argv]))
-        del given["preset"]  # settled: a run's args.txt has the flags themselves
-    config = given.pop("config", None)
-    options = Options(**given)
+    if config is not None:
+        alone = ["--config", config]
+        of_file = _settled(parser, alone, vars(parser.parse_args(alone)))
+        del of_file["config"]
+        in_file = {a.dest for s, lines in sources.items() if s.startswith("config_file") for a, _ in lines.values()}
+        asked -= (in_file & idle(options).keys()) - idle(Options(**of_file)).keys()
     if options.expname is None:
-        stem = Path(config).stem if config else Path(options.datadir).name
+        stem = Path(config).stem if config and "datadir" in of_file else Path(options.datadir).resolve().name
         options.expname = f"{stem}_{options.learning_rule}"
     check(options)
     return options, asked, Path(config) if config else None
+
+
+def _settled(parser: Parser, argv: list[str], given: dict[str, Any]) -> dict[str, Any]:
+    """What was given by argv, with a preset's flags in its place: a run's args.txt has the flags themselves."""
+    if "preset" not in given:
+        return dict(given)
+    settled = vars(parser.parse_args([*PRESETS[given["preset"]].split(), *argv]))
+    del settled["preset"]
+    return settled

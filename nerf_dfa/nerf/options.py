@@ -364,15 +364,16 @@ def scene_flags(dataset_type: str) -> set[str]:
     return flags & {f.name for f in fields(Options)}
 
 
+def idle(options: Options) -> dict[str, str]:
+    """Options that mean nothing beside the others, whatever the scene, and why."""
+    conditions = {f.name: f.metadata["when"] for f in fields(Options)}
+    return {name: when[1] for name, when in conditions.items() if when is not None and not when[0](options)}
+
+
 def unread(options: Options, dataset_type: str) -> dict[str, str]:
     """Options that this run would not read, and why. dataset_type: the format found, never auto."""
     of_any = set().union(*map(scene_flags, FORMATS))
-    reasons = dict.fromkeys(of_any - scene_flags(dataset_type), f"{dataset_type} scenes do not read it")
-    for f in fields(Options):
-        when = f.metadata["when"]
-        if when is not None and not when[0](options):
-            reasons[f.name] = when[1]
-    return reasons
+    return dict.fromkeys(of_any - scene_flags(dataset_type), f"{dataset_type} scenes do not read it") | idle(options)
 
 
 def check_read(options: Options, given: set[str], dataset_type: str) -> None:

@@ -333,6 +333,11 @@ def _continue(trainer: Trainer, scene: Scene, options: Options, folder: Path) ->
     elif options.ft_path is not None:
         if not trainer.load(Path(options.ft_path), of_any_rule=True):
             tqdm.write(f"{options.ft_path}: its optimiser has other parameters; the optimiser begins anew")
+        if trainer.finished >= options.N_iters and not options.render_only:
+            raise UserError(
+                f"--N_iters {options.N_iters}: {options.ft_path} is of step {trainer.finished}, from which steps are "
+                "counted; give more, or --render_only"
+            )
     elif options.render_only:
         raise UserError(f"--render_only: {folder} has no checkpoint yet; train first, or give --ft_path")
     if trainer.model.occupancy is None:  # the checkpoint has none

@@ -219,7 +219,8 @@ def _describe_facing(poses: Float[Tensor, "n 3 4"]) -> str:
 
 def _command(root: Path, dataset_type: str, options: dict[str, Any], read: Sequence[str], scene: Scene) -> list[str]:
     """A command line of train.py that suits the scene."""
-    command = ["python", "train.py", "--datadir", str(root), "--field", "grid"]
+    config = f"configs/fast/{'forward' if scene.ndc else 'around'}.txt"
+    command = ["python", "train.py", "--config", config, "--datadir", str(root)]
     if dataset_type != "auto":
         command += ["--dataset_type", dataset_type]
     if scene.images.shape[-1] == 4 and any(bool((image[..., 3] < 255).any()) for image in scene.images):

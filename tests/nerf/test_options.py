@@ -98,9 +98,10 @@ SCENE_CONFIGS = sorted([*CONFIGS.glob("*.txt"), *(p for f in SCENE_FOLDERS for p
 @pytest.mark.parametrize("path", SCENE_CONFIGS, ids=lambda p: str(p.relative_to(CONFIGS)))
 def test_every_config_loads_and_holds_nothing_unread(path):
     options, given, _ = parse(["--config", str(path)])
-    kind = {"demo": "blender"}.get(options.dataset_type, options.dataset_type)
+    kind = {"demo": "blender", "auto": "llff"}.get(options.dataset_type, options.dataset_type)
     check_read(options, given, kind)
-    assert options.expname == f"{path.stem}_{options.learning_rule}"
+    name = "demo" if options.dataset_type == "auto" else path.stem  # of whatever scene it is given
+    assert options.expname == f"{name}_{options.learning_rule}"
 
 
 def test_there_is_a_config_for_each_blender_scene():
@@ -113,6 +114,26 @@ def test_without_scene_or_config_the_default_config_is_read(tmp_path):
     assert parse([], default)[0].N_rand == 11
     assert parse(["--learning_rule", "bp"], default)[0].expname == "demo_bp"
     assert parse(["--datadir=x"], default)[0].N_rand == 4096
+
+
+def test_what_the_command_line_makes_a_files_line_mean_nothing_for_is_no_mistake(tmp_path):
+    path = write(tmp_path / "a.txt", "field = grid\ngrid_max = 32\nmultires_views = 2\ngrid_gradient = kp\n")
+    for argv in (["--field", "mlp"], ["--preset", "paper"], ["--learning_rule", "bp"]):
+        options, given, _ = parse(["--config", path, *argv])
+        check_read(options, given, "blender")
+    # A mistake of the file's own is one still, and so is the command line's.
+    wrong = write(tmp_path / "b.txt", "field = mlp\ngrid_max = 32\n")
+    for argv in (["--config", wrong], ["--config", path, "--field", "mlp", "--grid_max", "48"]):
+        options, given, _ = parse(argv)
+        with pytest.raises(UserError, match=r"^--grid_max has no effect here: "):
+            check_read(options, given, "blender")
+
+
+def test_a_config_of_no_scene_leaves_the_name_to_the_scene(tmp_path):
+    path = write(tmp_path / "any.txt", "N_rand = 7\n")
+    assert parse(["--config", path, "--datadir", "a/garden/"])[0].expname == "garden_dfa"
+    path = write(tmp_path / "lego.txt", "datadir = scenes/lego\n")
+    assert parse(["--config", path, "--datadir", "a/garden"])[0].expname == "lego_dfa"
 
 
 def test_args_txt_is_read_back_as_it_was_written(tmp_path):

@@ -92,6 +92,7 @@ def test_a_sound_blender_scene(tmp_path):
     assert lines["NDC"].startswith("no")
     options = options_of(lines["train"])
     assert (options.datadir, options.field, options.white_bkgd) == (str(tmp_path / "ring"), "grid", True)
+    assert (options.expname, options.dataset_type, options.lrate) == ("ring_dfa", "auto", 1e-2)
 
 
 def test_opaque_images_need_no_white_background(tmp_path):
@@ -106,6 +107,7 @@ def test_forward_facing_with_ndc(tmp_path):
     assert "near 0, far 1" in lines["bounds"]
     assert f"depths {4 / 3:.4g} to 6" in lines["bounds"]
     assert not {"--no_ndc", "--spherify", "--factor"} & set(shlex.split(lines["train"]))
+    assert options_of(lines["train"]).grid_depth == 0.25
 
 
 def test_around_without_ndc_and_the_factor_that_is_there(tmp_path):
