@@ -214,7 +214,7 @@ def _nerf_pytorch(contents: dict[str, Any], file: Path, datadir: str | None, con
 def _write(imported: Imported, file: Path, out: Path) -> list[str]:
     """The run folder: args.txt and the checkpoint."""
     options, dataset_type = imported.options, imported.dataset_type
-    options.expname, options.basedir, options.dataset_type = out.name, str(out.parent), dataset_type
+    options.expname, options.basedir, options.dataset_type = out.resolve().name, str(out.parent), dataset_type
     check(options)
     torch.manual_seed(options.seed)  # of the feedback matrix
     model = build_model(options)

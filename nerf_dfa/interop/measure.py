@@ -21,7 +21,7 @@ from nerf_dfa.errors import UserError, plain_cautions
 from nerf_dfa.evaluation.metrics import psnr_8bit, to_uint8
 from nerf_dfa.interop.import_checkpoint import Parser
 from nerf_dfa.nerf.model import inference_settings
-from nerf_dfa.nerf.options import Options, check, scene_flags
+from nerf_dfa.nerf.options import Options, check
 from nerf_dfa.nerf.run import load_run, load_run_scene, scene_format
 from nerf_dfa.rendering import Cameras, Chunks, RadianceModel, Rays, RenderSettings, camera_rays, render_rays
 from nerf_dfa.scenes import Scene
@@ -101,11 +101,7 @@ def _scene(options: Options, testskip: int) -> Scene:
     """The run's scene with every Nth of its test views; the others are not loaded where the format can leave them."""
     check(options)
     dataset_type = scene_format(options)
-    if "testskip" in scene_flags(dataset_type):
-        scene = load_run_scene(replace(options, testskip=testskip), dataset_type)
-    else:
-        scene = load_run_scene(options, dataset_type)
-        scene = replace(scene, split={**scene.split, "test": scene.split["test"][::testskip]})
+    scene = load_run_scene(replace(options, testskip=testskip), dataset_type)
     if not scene.split.get("test"):
         raise UserError(f"{options.datadir} has no test views")
     return scene

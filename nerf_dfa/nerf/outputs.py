@@ -69,9 +69,12 @@ def render_views(studio: Studio, cameras: Cameras, folder: Path, label: str) -> 
     """All views as folder/000.png ... and their disparity as folder/depth/000.png ...; the paths of both.
 
     A colour image is on the disk as soon as it is rendered. Disparities come last, as the scene's far end is black
-    and one common maximum white.
+    and one common maximum white. Pictures of further views, from an earlier time, are removed.
     """
     (folder / "depth").mkdir(parents=True, exist_ok=True)
+    for old in (*folder.glob("*.png"), *(folder / "depth").glob("*.png")):
+        if old.stem.isdecimal() and int(old.stem) >= len(cameras):
+            old.unlink()
     colours, disparities = [], []
     for view in tqdm(range(len(cameras)), label, unit="view", leave=False, disable=None):
         image = studio.image(cameras, view)

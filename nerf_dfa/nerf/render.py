@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from nerf_dfa.errors import UserError, plain_cautions
+from nerf_dfa.files import write_text
 from nerf_dfa.nerf.model import inference_settings, measured_precision, occupied_anew
 from nerf_dfa.nerf.options import Options, check
 from nerf_dfa.nerf.outputs import (
@@ -54,9 +55,10 @@ def make_parser() -> Parser:
     what.add_argument("--path", choices=list(PATHS), default=None, help="a video along this path")
     what.add_argument(
         "--pose",
+        action="append",
         default=None,
-        help="one view: azimuth,elevation,distance (degrees, scene units; around the scene's middle), "
-        "12 or 16 numbers of a camera-to-world matrix by rows, or a file that holds them",
+        help="a view: azimuth,elevation,distance (degrees, scene units; around the scene's middle), 12 or 16 numbers "
+        "of a camera-to-world matrix by rows, or a file that holds them; may be given several times",
     )
     parser.add_argument("--frames", type=int, help="frames of the video")
     parser.add_argument("--fps", type=int, help="frames per second")
@@ -120,9 +122,10 @@ def run(argv: list[str]) -> int:
         if args.path is not None:
             made = render_path(studio, out, options, args.path, trained.step, print)
         elif args.pose is not None:
-            made = _render_pose(studio, out, options, args.pose, trained.step)
+            made = _render_poses(studio, out, options, args.pose, trained.step)
         else:
-            changed = {k: v for k, v in given.items() if k in VARIANTS and v != getattr(trained.options, k)}
+            before = vars(trained.options) | {"render_factor": 1}  # the run's own is that of its videos
+            changed = {name: value for name, value in given.items() if name in VARIANTS and value != before[name]}
             made = _render_test(studio, out, options, trained, dataset_type, changed)
     except OSError as error:
         raise UserError(f"cannot write to {out}: {error.strerror or error}") from error
@@ -171,9 +174,9 @@ def _render_test(
         raise UserError(f"{options.datadir} has no test views; give --path or --pose")
     variant = "".join(f"_{name}_{value}" for name, value in sorted(changed.items()))
     folder = out / f"testset_{trained.step:06d}{variant}"
-    if options.render_factor > 1:
+    if "render_factor" in changed:
         _, cameras, _ = studio.scene.views("test")
-        render_views(studio, reduced(cameras, options.render_factor), folder, "test views")
+        render_views(studio, reduced(cameras, changed["render_factor"]), folder, "test views")
         return [folder, "not scored: --render_factor changes the resolution"]
     scores = render_test_set(studio, folder)
     path = out / f"metrics{'' if trained.last else f'_{trained.step:06d}'}{variant}.json"
@@ -201,19 +204,26 @@ def _alignment_in(path: Path, step: int) -> dict[str, Any]:
         return {}
 
 
-def _render_pose(studio: Studio, out: Path, options: Options, text: str, step: int) -> list[Path]:
-    """One view as pose_{step}/000.png and its disparity; a number is added where there is such a folder already."""
-    pose = parse_pose(text, studio.scene.cameras.poses, studio.scene.up)
-    cameras = reduced(studio.scene.cameras.with_poses(pose[None]), options.render_factor)
-    if studio.scene.ndc and not bool((image_rays(cameras, 0, 0.0, 1.0).directions[..., 2] < 0).all()):
-        raise UserError(
-            f"--pose {text[:80]}: the scene is forward-facing and known only as seen along -z, and this pose looks "
-            "elsewhere in a part of its picture; --path spiral shows where to look from"
-        )
+def _render_poses(studio: Studio, out: Path, options: Options, texts: list[str], step: int) -> list[Path]:
+    """The views as pose_{step}/000.png ..., their disparities, and what they are of in poses.json.
+
+    A number is added where there is such a folder already.
+    """
+    poses = torch.stack([parse_pose(text, studio.scene.cameras.poses, studio.scene.up) for text in texts])
+    cameras = reduced(studio.scene.cameras.with_poses(poses), options.render_factor)
+    for view, text in enumerate(texts):
+        if studio.scene.ndc and not bool((image_rays(cameras, view, 0.0, 1.0).directions[..., 2] < 0).all()):
+            raise UserError(
+                f"--pose {text[:80]}: the scene is forward-facing and known only as seen along -z, and this pose looks "
+                "elsewhere in a part of its picture; --path spiral shows where to look from"
+            )
     folder, number = out / f"pose_{step:06d}", 1
     while folder.exists():
         folder, number = out / f"pose_{step:06d}_{number}", number + 1
-    colours, depths = render_views(studio, cameras, folder, "pose")
+    colours, depths = render_views(studio, cameras, folder, "poses")
+    made = zip(colours, texts, poses.tolist(), strict=True)
+    table = {path.name: {"pose": text, "camera_to_world": matrix} for path, text, matrix in made}
+    write_text(folder / "poses.json", json.dumps(table, indent=1) + "\n")
     return [*colours, *depths]
 
 
@@ -259,4 +269,7 @@ def _around(azimuth: float, elevation: float, distance: float, centre: torch.Ten
     north = torch.linalg.cross(up, east)
     a, e = np.radians(azimuth), np.radians(elevation)
     direction = np.cos(e) * (np.cos(a) * east + np.sin(a) * north) + np.sin(e) * up
-    return look_at(centre + distance * direction, centre, up)
+    try:
+        return look_at(centre + distance * direction, centre, up)
+    except ValueError as error:
+        raise UserError(f"--pose {azimuth:g},{elevation:g},{distance:g}: {error}") from None

@@ -40,11 +40,11 @@ def run_folder(options: Options) -> Path:
 def read_args(folder: Path) -> Options:
     """The options in a run folder's args.txt."""
     path = folder / "args.txt"
-    if not folder.is_dir():
-        raise UserError(f"no run folder {folder}")
-    if not path.is_file():
-        raise UserError(f"{folder} is no run folder: it has no args.txt")
     try:
+        if not folder.is_dir():
+            raise UserError(f"no run folder {folder}")
+        if not path.is_file():
+            raise UserError(f"{folder} is no run folder: it has no args.txt")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         raise UserError(f"{path} cannot be read as text") from None
@@ -180,11 +180,13 @@ def scene_format(options: Options) -> str:
 
 
 def load_run_scene(options: Options, dataset_type: str) -> Scene:
-    """The scene that the options name, with those options that its format reads."""
+    """The scene that the options name, with those options that its format reads, and every `testskip`th test view."""
     values = {name: getattr(options, name) for name in scene_flags(dataset_type)}
     if "no_ndc" in values:
         values["ndc"] = not values.pop("no_ndc")
     scene = load_scene(options.datadir, dataset_type, **values)
+    if "testskip" not in values:
+        scene = replace(scene, split={**scene.split, "test": scene.split["test"][:: options.testskip]})
     return replace(scene, cameras=replace(scene.cameras, pixel_offset=options.pixel_offset))
 
 

@@ -19,6 +19,9 @@ from nerf_dfa.scenes.scene import Scene
 
 # Cameras whose axes all lie within this angle of their mean stand on one side of the scene.
 FORWARD_FACING_DEGREES = 45.0
+# Length of the cameras' mean viewing direction, from which on there is an average view: a dome has 0.5, a cone of half
+# angle 60 degrees 0.75.
+LEAST_COMMON_VIEW = 0.7
 # An NDC scene whose bounds are not known begins at the near plane, one unit ahead, and has no end.
 NDC_DEPTH_RANGE = (1.0, math.inf)
 
@@ -172,10 +175,12 @@ def _circle(scene: Scene, frames: int) -> Float[Tensor, "{frames} 3 4"]:
 
 
 def _spiral(scene: Scene, frames: int) -> Float[Tensor, "{frames} 3 4"]:
-    try:
-        return spiral_path(_captured(scene), _depth_range(scene), frames)
-    except ValueError as error:
-        raise UserError(f"{scene.name} has no average view to spiral about ({error}); choose the path circle") from None
+    poses = _captured(scene)
+    if normalize(poses[:, :, 2], dim=1).mean(0).norm() < LEAST_COMMON_VIEW:
+        raise UserError(
+            f"{scene.name} was captured from all around, and has no side to spiral on; choose the path circle"
+        )
+    return spiral_path(poses, _depth_range(scene), frames)
 
 
 def _test(scene: Scene, frames: int) -> Float[Tensor, "views 3 4"]:

@@ -264,8 +264,8 @@ def test_render_only_renders_the_path_or_the_test_views(flags, run, capsys):
     capsys.readouterr()
     assert train.main([*flags, "--render_only", "--render_test"]) == 0
     assert "PSNR" in capsys.readouterr().out
-    assert train.main([*flags, "--render_only", "--path", "spiral"]) == 0
-    assert (run / "tiny_spiral_000006_rgb.mp4").is_file()
+    assert train.main([*flags, "--render_only", "--path", "circle"]) == 0
+    assert (run / "tiny_circle_000006_rgb.mp4").is_file()
 
 
 def test_the_programs_start_from_the_repository(tmp_path):

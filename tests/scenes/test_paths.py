@@ -217,13 +217,13 @@ def test_default_path_suits_the_capture():
 
 def test_make_path_follows_the_training_views():
     """Two stray test views, far outside, change neither circle nor spiral."""
-    for capture in (orbit(), wall()):
+    for capture, names in ((orbit(), ["circle"]), (wall(), ["circle", "spiral"])):
         stray = look_at(vector(100, 50, 70), vector(0, 90, 0), vector(*UP)).expand(2, 3, 4)
         alone, with_stray = (
             to_scene(capture),
             to_scene(torch.cat([capture, stray]), test=[len(capture), len(capture) + 1]),
         )
-        for name in ("circle", "spiral"):
+        for name in names:
             expected = make_path(name, alone, 7)
             assert expected.shape == (7, 3, 4)
             assert expected.dtype == torch.float32
@@ -259,7 +259,8 @@ def test_test_path_is_the_test_views():
     [
         ("zigzag", 4, ["zigzag", "circle, spiral, test"]),
         ("circle", 0, ["frame", "not 0"]),
-        ("spiral", -1, ["frame", "not -1"]),
+        ("circle", -1, ["frame", "not -1"]),
+        ("spiral", 4, ["toy", "all around"]),
         ("test", 4, ["toy", "no test views"]),
     ],
 )
@@ -273,5 +274,5 @@ def test_impossible_paths_are_refused(name, frames, words):
 
 def test_spiral_needs_an_average_view():
     ring = [look_at(vector(x, y, 0), vector(0, 0, 0), vector(*UP)) for x, y in ((1, 0), (0, 1), (-1, 0), (0, -1))]
-    with pytest.raises(UserError, match=r"^toy has no average view .* choose the path circle$"):
+    with pytest.raises(UserError, match=r"^toy was captured from all around, .* choose the path circle$"):
         make_path("spiral", to_scene(torch.stack(ring)), 4)
