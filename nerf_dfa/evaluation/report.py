@@ -3,7 +3,8 @@
     python -m nerf_dfa.evaluation.report RUN... [--format md|latex|csv] [--out FILE]
 
 reads RUN/metrics.json of every run (RUN may be another .json of that kind, too) and gives one row for each, and a
-mean row for every learning rule that stands in more than one row. What qualifies a number is said below the table
+mean row for every learning rule that stands in more than one row of the same number of steps. A RUN without one is
+named and left out. What qualifies a number is said below the table
 (Markdown, LaTeX) or in a last column (CSV).
 
 metrics.json is one object, written by `metrics.write_metrics`:
@@ -111,7 +112,7 @@ def read_metrics(run: Path) -> dict[str, Any]:
     Raises:
         UserError: there is none, it is no JSON, or a key that the table shows is missing or of a wrong type.
     """
-    path = run if run.suffix == ".json" else run / "metrics.json"
+    path = _file(run)
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_such_number)
     except (FileNotFoundError, NotADirectoryError):
@@ -132,6 +133,10 @@ def read_metrics(run: Path) -> dict[str, Any]:
     return metrics
 
 
+def _file(run: Path) -> Path:
+    return run if run.suffix == ".json" else run / "metrics.json"
+
+
 def run_row(metrics: dict[str, Any]) -> Row:
     """A run's row, with the published numbers of its scene if there are any."""
     values: dict[str, Any] = {key: metrics[key] for key in REQUIRED if key not in ("settings", "dual")}
@@ -139,11 +144,14 @@ def run_row(metrics: dict[str, Any]) -> Row:
     values["field"] = str(metrics.get("field") or _field(metrics["settings"]) or "-")
     values["resolution"] = f"{metrics['image_width']}x{metrics['image_height']}"
     notes: dict[str, list[str]] = {}
+    precision = metrics["settings"].get("precision")
+    if precision not in (None, "fp32", "auto"):
+        notes["psnr"] = [f"Matrix products in {precision}."]
     if metrics["split"] != "test":
         notes["views"] = [f'Views of the split "{metrics["split"]}", not of the test split.']
     if metrics["psnr"] is None:
         values["psnr"] = math.inf
-        notes["psnr"] = ["Infinite: an image equals its photograph in all 8-bit values."]
+        notes.setdefault("psnr", []).append("Infinite: an image equals its photograph in all 8-bit values.")
     if metrics["ssim"] is None:
         notes["ssim"] = [f"SSIM was not computed: it needs {SSIM_WINDOW} pixels each way."]
     if metrics["lpips"] is None:
@@ -165,13 +173,13 @@ def run_row(metrics: dict[str, Any]) -> Row:
 
 
 def mean_rows(rows: Sequence[Row]) -> list[Row]:
-    """For every learning rule of several rows their mean; a column that one of them lacks has none."""
-    by_rule: dict[str, list[Row]] = {}
+    """For every learning rule of several rows of as many steps their mean; a column that one of them lacks has none."""
+    by_rule: dict[tuple[str, int], list[Row]] = {}
     for row in rows:
-        by_rule.setdefault(row.values["learning_rule"], []).append(row)
+        by_rule.setdefault((row.values["learning_rule"], row.values["steps"]), []).append(row)
 
     means = []
-    for rule, group in by_rule.items():
+    for (rule, _), group in by_rule.items():
         if len(group) < 2:
             continue
         values: dict[str, Any] = {}
@@ -214,7 +222,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", metavar="FILE", type=Path, help="write there instead of to the terminal")
     args = parser.parse_args(argv)
     try:
-        text = table([run_row(read_metrics(run)) for run in args.runs], args.format)
+        found = [run for run in args.runs if _file(run).is_file()] or args.runs
+        text = table([run_row(read_metrics(run)) for run in found], args.format)
+        for run in args.runs:
+            if run not in found:
+                print(f"{_file(run)}: no such file; left out", file=sys.stderr)
         if args.out is None:
             sys.stdout.write(text)
         else:

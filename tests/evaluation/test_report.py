@@ -203,7 +203,7 @@ class TestMeans:
     def test_mean_per_rule(self, capsys, run):
         text = printed(
             capsys,
-            run("a", psnr=20.0, ssim=0.5, lpips=0.2, steps=1000),
+            run("a", psnr=20.0, ssim=0.5, lpips=0.2),
             run("bp", learning_rule="bp"),
             run("b", scene="ship", psnr=30.0, ssim=0.75, lpips=None),
             "--format=csv",
@@ -214,9 +214,15 @@ class TestMeans:
         assert mean["learning_rule"] == "dfa"
         assert float(mean["psnr"]) == 25
         assert float(mean["ssim"]) == 0.625
-        assert mean["lpips"] == mean["steps"] == mean["scene"] == ""
+        assert mean["lpips"] == mean["scene"] == ""
+        assert mean["steps"] == "20000"
         assert mean["parameters"] == "595844"
         assert float(mean["NeRF BP"]) == pytest.approx((32.54 + 28.65) / 2)
+
+    def test_runs_of_other_lengths_have_no_mean(self, capsys, run):
+        text = printed(capsys, run("a"), run("b", steps=300), run("c", steps=300), "--format=csv")
+        rows = list(csv.DictReader(io.StringIO(text)))
+        assert [(row["run"], row["steps"]) for row in rows[3:]] == [("mean of 2 runs", "300")]
 
     def test_dual_is_a_rule_of_its_own(self, capsys, run):
         text = printed(capsys, run("a"), run("b", dual=True), "--format=csv")
@@ -288,8 +294,18 @@ class TestMistakes:
         return err
 
     def test_no_run(self, capsys, run, tmp_path):
-        err = self.error(capsys, run("good"), str(tmp_path / "nowhere"))
+        err = self.error(capsys, str(tmp_path / "nowhere"))
         assert err.startswith(f"{tmp_path}/nowhere/metrics.json: no such file")
+
+    def test_a_run_without_a_report_is_named_and_left_out(self, capsys, run, tmp_path):
+        assert main([run("good"), str(tmp_path / "nowhere"), run("fine")]) == 0
+        out, err = capsys.readouterr()
+        assert "good" in out
+        assert "fine" in out
+        assert err == f"{tmp_path}/nowhere/metrics.json: no such file; left out\n"
+
+    def test_matrix_products_of_less_precision_are_said(self, capsys, run):
+        assert "Matrix products in bf16" in printed(capsys, run("a", settings={"precision": "bf16"}))
 
     def test_a_file_instead_of_a_folder(self, capsys, run, tmp_path):
         assert main([run("good") + "/metrics.json"]) == 0  # a report may have another name

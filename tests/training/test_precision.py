@@ -1,5 +1,6 @@
 """Choosing a precision by measurement."""
 
+import itertools
 import time
 
 import pytest
@@ -23,3 +24,14 @@ def test_bf16_is_taken_only_where_it_is_clearly_faster(slow, expected):
     work = slow_in(slow) if slow != "neither" else lambda: time.sleep(0.002)
     assert faster_precision(work, torch.device("cpu")) == expected
     assert not torch.is_autocast_enabled("cpu")
+
+
+def test_what_comes_and_goes_beside_it_does_not_count():
+    """Another program that makes most passes slow, now in one precision and now in the other."""
+    calls = itertools.count()
+
+    def work():
+        call = next(calls)
+        time.sleep(0.010 if call % 7 in (0, 3) else 0.002)
+
+    assert faster_precision(work, torch.device("cpu")) == "fp32"
