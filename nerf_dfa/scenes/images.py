@@ -19,7 +19,7 @@ from jaxtyping import Float32, Shaped, UInt8
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from nerf_dfa.errors import UserError
+from nerf_dfa.errors import UserCaution, UserError
 from nerf_dfa.scenes.pixels import empty_pixels
 
 # Pillow's names for what converts to 8-bit RGB or RGBA without a decision of ours; 16-bit grey (I;16),
@@ -29,6 +29,8 @@ READABLE_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 # The shape of an image may differ from the one a camera was made for by the rounding of sizes, not by more.
 ASPECT_TOLERANCE = 0.02
+# Of an image's shorter side; one that is made smaller than that was hardly meant to be.
+FEW_PIXELS = 48
 # From 89 megapixels on Pillow warns of an attack, which for a panorama means nothing; from twice as many it refuses.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -102,7 +104,11 @@ def loaded_size(path: Path, made: tuple[float, float], by: str, shrink: int, ima
         )
     if image_size is not None:
         return fit_width(width, height, image_size)
-    return max(1, round(width / shrink)), max(1, round(height / shrink))
+    size = max(1, round(width / shrink)), max(1, round(height / shrink))
+    if shrink > 1 and min(size) < FEW_PIXELS <= min(width, height):
+        message = f"{path.parent}: images of {width}x{height} pixels become {size[0]}x{size[1]} by --factor {shrink}"
+        warnings.warn(f"{message}; choose a smaller one", UserCaution, stacklevel=3)
+    return size
 
 
 def load_images(

@@ -311,7 +311,7 @@ def write_demo(
             raise UserError(f"demo scene: {name} must be at least 1, not {value}")
     try:
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
-            raise UserError(f"{root} exists and is not a demo scene: move it away or choose another folder")
+            raise UserError(f"{root} exists and is not a demo scene: choose another folder, or --dataset_type auto")
         with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.absolute().parent) as temporary:
             # A folder of its own inside: the temporary one is private to the user, and stays so when renamed.
             made = Path(temporary) / "scene"

@@ -1,12 +1,14 @@
 """Reading photographs: colours as stored, area averages against a brute-force sum, and errors that name the file."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from nerf_dfa.errors import UserError
-from nerf_dfa.scenes.images import box_average, fit_width, image_shape, load_images
+from nerf_dfa.scenes.images import box_average, fit_width, image_shape, load_images, loaded_size
 
 
 def save(path, pixels, mode=None):
@@ -168,3 +170,15 @@ def test_images_must_agree(tmp_path):
     refused([wide, clear], f"{clear} has alpha", f"{wide} not")
     refused([clear, wide], f"{clear} has alpha", f"{wide} not")
     refused([], "no images")
+
+
+@pytest.mark.parametrize(("width", "factor", "warned"), [(120, 8, True), (120, 2, False), (40, 8, False)])
+def test_images_that_a_factor_makes_tiny_are_said(tmp_path, width, factor, warned):
+    Image.new("RGB", (width, width)).save(tmp_path / "a.png")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        size = loaded_size(tmp_path / "a.png", (float(width), float(width)), "a file", factor, None)
+    assert size == (width // factor, width // factor)
+    assert [str(w.message) for w in said] == (
+        [f"{tmp_path}: images of 120x120 pixels become 15x15 by --factor 8; choose a smaller one"] if warned else []
+    )
