@@ -59,11 +59,16 @@ class Inspection(NamedTuple):
     problems: list[str]
 
 
-def inspect_scene(root: Path, dataset_type: str = "auto", shape: str | None = None) -> Inspection:
-    """Looks at a scene's folder, whether it loads or not. shape: which object of a DeepVoxels folder.
+def inspect_scene(
+    root: Path, dataset_type: str = "auto", shape: str | None = None, factor: int | None = None
+) -> Inspection:
+    """Looks at a scene's folder, whether it loads or not.
+
+    shape: which object of a DeepVoxels folder. factor: that of the images, where the format has one (None: the one
+    that suits them).
 
     Raises:
-        UserError: there is no such folder or format.
+        UserError: there is no such folder or format, or the format has no factor.
     """
     if not root.is_dir():
         raise UserError(f"{root}: no such folder")
@@ -76,6 +81,10 @@ def inspect_scene(root: Path, dataset_type: str = "auto", shape: str | None = No
     except UserError as error:
         problems.append(str(error))
     read = FORMATS[name].options if name in FORMATS else ()
+    if factor is not None:
+        if "factor" not in read:
+            raise UserError(f"--factor has no effect here: {name} scenes do not read it; leave it out")
+        options["factor"] = factor
     if shape is not None:
         options["shape"] = shape
     views, wrong = list_views(root, _image_folder(root, options.get("factor", DEFAULT_FACTOR)))
@@ -142,6 +151,8 @@ def _describe_images(pictures: list[Picture]) -> str:
 def _describe_scene(scene: Scene, options: Sequence[str]) -> list[tuple[str, str]]:
     poses = scene.cameras.poses.double()
     split = ", ".join(f"{len(views)} {name}" for name, views in scene.split.items())
+    if scene.split["val"] and scene.split["val"] == scene.split["test"]:
+        split += ": the same views"
     unit = "of normalised device coordinates" if scene.ndc else "in depth along the axis"
     bounds = f"near {scene.near:.4g}, far {scene.far:.4g} {unit}"
     if scene.depth_range is not None:
@@ -270,10 +281,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", help="PNG of the cameras (default: renders/NAME_cameras.png)")
     parser.add_argument("--dataset_type", default="auto", choices=["auto", *FORMATS], help="format of the scene")
     parser.add_argument("--shape", help="which object of a DeepVoxels folder")
+    parser.add_argument("--factor", type=int, help="of LLFF and COLMAP images [the one that suits them]")
     options = parser.parse_args(argv)
     root = Path(options.path).expanduser()
     try:
-        found = inspect_scene(root, options.dataset_type, options.shape)
+        found = inspect_scene(root, options.dataset_type, options.shape, options.factor)
     except UserError as error:
         print(f"inspect: error: {error}", file=sys.stderr)
         return 2

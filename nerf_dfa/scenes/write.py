@@ -29,6 +29,7 @@ from nerf_dfa.scenes.scene import Scene
 
 SPLITS = ("train", "val", "test")
 LLFF_HOLD = 8
+WHOLE = "--format transforms keeps every view in its place"
 # The order of a lens's coefficients in Cameras.distortion, by their names in transforms.json.
 COEFFICIENTS = ("k1", "k2", "k3", "k4", "p1", "p2")
 
@@ -117,12 +118,14 @@ def write_llff(scene: Scene, folder: Path) -> None:
     train, test = list(scene.split["train"]), list(scene.split["test"])
     lost = len(set(scene.split["val"]) - set(test))
     if lost:
-        raise UserError(f"{scene.name}: LLFF validates on the test views, and would lose {lost} views for validation")
+        raise UserError(
+            f"{scene.name}: LLFF validates on the test views, and would lose {lost} views for validation; {WHOLE}"
+        )
     held = math.ceil((len(train) + len(test)) / LLFF_HOLD)
     if len(test) != held:
         raise UserError(
             f"{scene.name}: LLFF holds out every {LLFF_HOLD}th view, which are {held} of the {len(train)} + "
-            f"{len(test)} views for training and testing"
+            f"{len(test)} views for training and testing; {WHOLE}"
         )
     waiting = {True: iter(test), False: iter(train)}
     order = [next(waiting[i % LLFF_HOLD == 0]) for i in range(len(train) + len(test))]

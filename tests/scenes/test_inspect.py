@@ -3,6 +3,7 @@
 import json
 import math
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -107,6 +108,7 @@ def test_forward_facing_with_ndc(tmp_path):
     assert "near 0, far 1" in lines["bounds"]
     assert f"depths {4 / 3:.4g} to 6" in lines["bounds"]
     assert not {"--no_ndc", "--spherify", "--factor"} & set(shlex.split(lines["train"]))
+    assert lines["split"].endswith("1 val, 1 test: the same views")
     assert options_of(lines["train"]).grid_depth == 0.25
 
 
@@ -124,6 +126,15 @@ def test_around_without_ndc_and_the_factor_that_is_there(tmp_path):
     # What it suggests is what it looked at.
     scene = load_scene(tmp_path, factor=4, ndc=False, spherify=True)
     assert torch.equal(scene.cameras.poses, found.scene.cameras.poses)
+
+
+def test_the_factor_may_be_chosen(tmp_path, capsys):
+    root = llff(tmp_path / "front", forward_rows())
+    shutil.copytree(root / "images_8", root / "images_4")
+    lines, _ = facts(root, factor=4)
+    assert options_of(lines["train"]).factor == 4
+    assert main([str(blender(tmp_path / "ring")), "--factor", "2"]) == 2
+    assert "--factor has no effect here: blender" in capsys.readouterr().err
 
 
 def test_originals_get_the_factor_that_suits_them(tmp_path):
