@@ -232,5 +232,6 @@ def _reshuffled(signal: Tensor) -> Tensor:
 
 def _cosine(a: Tensor | None, b: Tensor) -> float:
     """Cosine of two tensors taken as vectors; NaN where the rule sends nothing or one is zero."""
-    values, _ = cosines((torch.zeros_like(b) if a is None else a).reshape(1, -1), b.reshape(1, -1))
+    a, b = (torch.zeros_like(b) if a is None else a).to_dense(), b.to_dense()  # those of embeddings can be sparse
+    values, _ = cosines(a.reshape(1, -1), b.reshape(1, -1))
     return values.item() if values.numel() else float("nan")

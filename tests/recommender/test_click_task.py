@@ -154,3 +154,14 @@ def test_alignment_of_bp_is_one_and_rules_are_measured(small):
         found = trainer.task.alignment(trainer.model).layers
         assert len(found) == layers
         assert all(layer.mean == pytest.approx(1, abs=1e-4) for layer in found.values())
+
+
+@pytest.mark.parametrize("rule", ["dfa", "dkp", "fdfa", "modular"])
+def test_alignment_of_sparse_gradients_is_that_of_dense_ones(small, rule):
+    found = []
+    for gradient in ("dense", "sparse"):
+        trainer = make_trainer(replace(SMALL, learning_rule=rule, gradient=gradient), small, 0)
+        torch.manual_seed(1)
+        found.append(trainer.task.alignment(trainer.model))
+    assert found[1].weights == pytest.approx(found[0].weights, abs=1e-6, nan_ok=True)
+    assert [layer.mean for layer in found[1].layers.values()] == [layer.mean for layer in found[0].layers.values()]
