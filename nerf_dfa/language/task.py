@@ -25,7 +25,7 @@ from nerf_dfa.learning.alignment import Alignment, measure_alignment
 from nerf_dfa.learning.feedback import SharedFeedback
 from nerf_dfa.learning.rules import DirectFeedback
 from nerf_dfa.training import Trainer
-from nerf_dfa.training.checkpoints import entry, list_checkpoints, load_checkpoint, load_weights
+from nerf_dfa.training.checkpoints import check_settings, entry, list_checkpoints, load_checkpoint, load_weights
 from nerf_dfa.training.devices import choose_device
 from nerf_dfa.training.schedules import Schedule
 from nerf_dfa.training.trainer import ModelCodec
@@ -201,10 +201,7 @@ class Run:
 
     def _load(self, contents: dict[str, Any], path: Path) -> None:
         check_same(self.corpus.tokenizer, entry(contents, "tokenizer", path), path, Path(self.settings.text))
-        for key, value in asdict(self.settings).items():
-            found = entry(contents, "settings", path).get(key)
-            if found != value and key not in ("text", "steps"):
-                raise UserError(f"{path}: trained with {key} = {found}, and now it is {value}; give another --out")
+        check_settings(self.settings, contents, path, ("text", "steps"))
         load_weights(self.trainer.model, entry(contents, "model_state_dict", path), str(path))
         validations = entry(contents, "validations", path)
         self.best, self.bad = validations["best"], validations["bad"]

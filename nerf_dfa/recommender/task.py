@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,15 @@ from nerf_dfa.recommender.models import MODELS, ClickModel, Shape
 from nerf_dfa.recommender.optimizer import LazyAdam
 from nerf_dfa.recommender.settings import RANDOM_FEEDBACK, Settings
 from nerf_dfa.training import Trainer
-from nerf_dfa.training.checkpoints import list_checkpoints, load_checkpoint, load_weights, save_checkpoint
+from nerf_dfa.training.checkpoints import (
+    check_settings,
+    entry,
+    list_checkpoints,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+)
+from nerf_dfa.training.trainer import ModelCodec
 
 EVALUATED = 8192  # rows at a time
 ALIGNED = 4096  # rows of the validation part for which alignment is measured
@@ -100,7 +108,18 @@ def make_trainer(settings: Settings, data: Data, seed: int) -> Trainer:
     s, model = settings, make_model(settings, data.cache)
     optimizer = LazyAdam(model.parameters(), clip=s.clip, weight_decay=s.weight_decay, fused=True)
     task = ClickTask(data, s.batch, seed)
-    return Trainer(model, task, optimizer, lambda step: s.lr, torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    return Trainer(model, task, optimizer, lambda step: s.lr, generator, codec=_codec(model, s))
+
+
+def _codec(model: ClickModel, settings: Settings) -> ModelCodec:
+    """Weights and settings; those of a checkpoint have to be the same, but for how long the run may be."""
+
+    def load(contents: dict[str, Any], path: Path) -> None:
+        check_settings(settings, contents, path, ("epochs", "patience"))
+        load_weights(model, entry(contents, "model_state_dict", path), str(path))
+
+    return ModelCodec(lambda: {"model_state_dict": model.state_dict(), "settings": asdict(settings)}, load)
 
 
 def fit(trainer: Trainer, epochs: int, patience: int, folder: Path | None = None) -> dict[str, Any]:

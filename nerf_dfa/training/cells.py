@@ -48,7 +48,8 @@ def load_cell(name: str, settings: Any, out: Path) -> Cell:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: cannot be continued ({type(error).__name__}: {error})") from None
     if not same:
-        raise UserError(f"{path} is of other settings; move it away, or give another --out")
+        checkpoints = f" and {out / name}/" if (out / name).is_dir() else ""
+        raise UserError(f"{path} is of other settings; move it{checkpoints} away, or give another --out")
     return Cell(name, settings, runs)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,17 @@ def entry(contents: dict[str, Any], key: str, path: Path) -> Any:
     if key not in contents:
         raise UserError(f"{path} has no entry '{key}'; it holds {', '.join(map(str, contents)) or 'nothing'}")
     return contents[key]
+
+
+def check_settings(settings: Any, contents: dict[str, Any], path: Path, free: Sequence[str]) -> None:
+    """Raises UserError where a checkpoint's settings are not these, a dataclass; those that are `free` may differ."""
+    found = entry(contents, "settings", path)
+    for key, value in asdict(settings).items():
+        if key not in free and found.get(key) != value:
+            raise UserError(
+                f"{path}: trained with {key} = {found.get(key)}, and now it is {value}; move its folder away, or give "
+                "another --out"
+            )
 
 
 def step_of(contents: dict[str, Any], path: Path) -> int:

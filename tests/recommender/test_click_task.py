@@ -95,6 +95,14 @@ def test_a_finished_run_is_not_trained_again(small, tmp_path):
     assert again.finished == trainer.finished
 
 
+def test_a_checkpoint_of_other_settings_is_refused(small, tmp_path):
+    fit(make_trainer(SMALL, small, 0), 1, 3, tmp_path)
+    with pytest.raises(UserError, match=r"000024\.tar: trained with lr = 0\.003, and now it is 0\.1; move its folder"):
+        fit(make_trainer(replace(SMALL, lr=0.1), small, 0), 1, 3, tmp_path)
+    longer = replace(SMALL, epochs=2, patience=1)
+    assert fit(make_trainer(longer, small, 0), 2, 1, tmp_path)["epochs"] == 2
+
+
 def test_a_seed_gives_the_same_run(small):
     runs = [train(replace(SMALL, epochs=2), 3, None, small.cache.folder) for _ in range(2)]
     for run in runs:

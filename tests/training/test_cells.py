@@ -40,6 +40,9 @@ def test_a_file_of_other_settings_or_damaged_is_refused(tmp_path):
     run_cells([load_cell("a", Setting(), tmp_path)], 1, scaled, tmp_path, value)
     with pytest.raises(UserError, match=r"a\.json is of other settings"):
         load_cell("a", Setting(4.0), tmp_path)
+    (tmp_path / "a").mkdir()
+    with pytest.raises(UserError, match=r"other settings; move it and /.*/a/ away, or give another --out"):
+        load_cell("a", Setting(4.0), tmp_path)
     (tmp_path / "a.json").write_text("{")
     with pytest.raises(UserError, match=r"a\.json: cannot be continued"):
         load_cell("a", Setting(), tmp_path)
