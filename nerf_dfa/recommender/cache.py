@@ -24,7 +24,7 @@ from jaxtyping import Float32, Int, UInt8
 from tqdm import tqdm
 
 from nerf_dfa.errors import UserError
-from nerf_dfa.files import write_text, written_whole
+from nerf_dfa.files import alone, write_text, written_whole
 from nerf_dfa.recommender.source import Rows, Source
 from nerf_dfa.recommender.vocabulary import HELD, Counts, Run, frequent, indices, write_run
 
@@ -123,7 +123,8 @@ def make_cache(source: Source, folder: Path, min_count: int, quiet: bool = False
     """The cache of a data set: made, finished, or opened if it is there.
 
     min_count: values seen less often share one index. held: see vocabulary.py. quiet: no progress bar.
-    Raises UserError for files that are wrong, and for a folder that holds something else.
+    Raises UserError for files that are wrong, for a folder that holds something else, and where another process makes
+    the cache.
     """
     made = {
         "version": VERSION,
@@ -133,19 +134,27 @@ def make_cache(source: Source, folder: Path, min_count: int, quiet: bool = False
         "files": [{"name": path.name, **fingerprint(path)} for path in source.files],
         "parts": list(source.parts),
     }
-    if (folder / "cache.json").exists():
-        _check_same(_read_json(folder / "cache.json").get("made_of"), made, folder)
-        return open_cache(folder)
+    whole, lock = folder / "cache.json", folder / ".lock"
+    if not whole.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with alone(lock):
+            if not whole.exists():  # another process may have made it meanwhile
+                if not (folder / "unfinished.json").exists() and any(path != lock for path in folder.iterdir()):
+                    raise UserError(f"{folder} holds something else; give another --cache")
+                _make(source, folder, made, quiet, held)
+    _check_same(_read_json(whole).get("made_of"), made, folder)
+    return open_cache(folder)
+
+
+def _make(source: Source, folder: Path, made: dict[str, Any], quiet: bool, held: int) -> None:
+    """Makes the cache in an empty folder, or finishes it where it stopped."""
     unfinished = folder / "unfinished.json"
     if unfinished.exists():
         _check_same(_read_json(unfinished).get("made_of"), made, folder)
-    elif folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} holds something else; give another --cache")
     else:
-        folder.mkdir(parents=True, exist_ok=True)
         write_text(unfinished, json.dumps({"made_of": made}, indent=1))
     if not (folder / "vocabulary.npz").exists():
-        _count(source, folder, min_count, quiet, held)
+        _count(source, folder, made["min_count"], quiet, held)
     with np.load(folder / "vocabulary.npz") as file:
         vocabulary = [file[field] for field in source.fields]
     layout = Layout(tuple(1 + len(known) for known in vocabulary))
@@ -155,7 +164,6 @@ def make_cache(source: Source, folder: Path, min_count: int, quiet: bool = False
     for name in ("unfinished.json", "place.json"):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "counts", ignore_errors=True)
-    return open_cache(folder)
 
 
 def fingerprint(path: Path) -> dict[str, Any]:
@@ -176,6 +184,8 @@ def _count(source: Source, folder: Path, min_count: int, quiet: bool, held: int)
     runs = folder / "counts"
     runs.mkdir(exist_ok=True)
     counted = range(1 if source.parts else len(source.files))
+    for leftover in runs.glob(".*"):  # of a process that was killed as it wrote
+        leftover.unlink()
     done = sorted(runs.glob("*.run"))
     file, offset, row = _place_in_name(done[-1]) if done else (0, 0, 1)
     counts, rows = Counts(len(source.fields)), 0

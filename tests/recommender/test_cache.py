@@ -100,6 +100,32 @@ def test_interrupted_at_every_place_gives_the_same_bytes(clicks, tmp_path, monke
     assert make_cache(Interrupted(clicks, 0), folder, 5).parts == {"all": 3000}  # nothing is read again
 
 
+def test_a_run_of_counts_that_was_being_written_is_left_out(clicks, tmp_path, monkeypatch):
+    whole = make_cache(Criteo(clicks), tmp_path / "whole", 5, quiet=True)
+    monkeypatch.setattr(text, "BLOCK", 100_000)
+    folder = tmp_path / "cache"
+    with pytest.raises(Stop):
+        make_cache(Interrupted(clicks, 3), folder, 5, quiet=True, held=5000)
+    runs = sorted((folder / "counts").iterdir())
+    for run in (runs[-1], runs[-1].with_name("000009-0-99-99.run")):  # killed before and after its last byte
+        run.with_name(f".{run.stem}.123.run").write_bytes(runs[-1].read_bytes()[: 1 if run == runs[-1] else None])
+    assert make_cache(Criteo(clicks), folder, 5, quiet=True, held=5000).layout == whole.layout
+
+
+def test_two_processes_do_not_make_the_same_cache(clicks, tmp_path):
+    folder = tmp_path / "cache"
+
+    class Meanwhile(Criteo):
+        def rows(self, *place):
+            with pytest.raises(UserError, match="cache: another process is writing here"):
+                make_cache(Criteo(clicks), folder, 5, quiet=True)
+            return super().rows(*place)
+
+    cache = make_cache(Meanwhile(clicks), folder, 5, quiet=True)
+    whole = make_cache(Criteo(clicks), tmp_path / "whole", 5, quiet=True)
+    np.testing.assert_array_equal(cache.records(), whole.records())
+
+
 @pytest.mark.parametrize("done", [True, False])
 def test_cache_of_other_settings_is_refused(clicks, tmp_path, done):
     folder = tmp_path / "cache"
