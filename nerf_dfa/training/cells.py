@@ -7,6 +7,7 @@ tables that have a cell in common train it once.
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -50,7 +51,7 @@ def load_cell(name: str, settings: Any, out: Path) -> Cell:
     if not same:
         checkpoints = f" and {out / name}/" if (out / name).is_dir() else ""
         raise UserError(f"{path} is of other settings; move it{checkpoints} away, or give another --out")
-    return Cell(name, settings, runs)
+    return Cell(name, settings, _finite(runs, math.nan))
 
 
 def run_cells(
@@ -72,9 +73,11 @@ def run_cells(
 
     def one(cell: Cell, seed: int) -> Routine:
         nonlocal ended
-        cell.runs[seed] = run = yield train, cell.settings, seed, out / cell.name / f"seed_{seed}" if save else None
-        contents = {"settings": asdict(cell.settings), "machine": about, "runs": dict(sorted(cell.runs.items()))}
-        write_text(out / f"{cell.name}.json", json.dumps(contents, indent=1) + "\n")
+        found = yield train, cell.settings, seed, out / cell.name / f"seed_{seed}" if save else None
+        cell.runs[seed] = run = _finite(found, math.nan)
+        runs = _finite(dict(sorted(cell.runs.items())), None)  # JSON has no other numbers
+        contents = {"settings": asdict(cell.settings), "machine": about, "runs": runs}
+        write_text(out / f"{cell.name}.json", json.dumps(contents, indent=1, allow_nan=False) + "\n")
         ended += 1
         text = f"{cell.name}, seed {seed}: {score(run):.3f}, {run['seconds']} s"
         print(f"{ended}/{len(todo)}: {text}", file=sys.stderr, flush=True)
@@ -83,6 +86,15 @@ def run_cells(
         for cell in cells:
             stack.enter_context(alone(out / f".{cell.name}.lock"))
         drive([one(cell, seed) for cell, seed in todo], jobs)
+
+
+def _finite(value: Any, other: float | None) -> Any:
+    """What JSON holds, with `other` in place of numbers that are none, infinite or NaN."""
+    if isinstance(value, dict):
+        return {key: _finite(item, other) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item, other) for item in value]
+    return other if value is None or (isinstance(value, float) and not math.isfinite(value)) else value
 
 
 def cost(cells: Sequence[Cell], seeds: int) -> str:
@@ -107,8 +119,9 @@ def _mean(layer: Sequence[dict[str, float]], key: str) -> float:
 
 
 def mean_std(values: Sequence[float], digits: int) -> str:
-    """Mean ± sample standard deviation, this for more than one value."""
-    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    """Mean ± sample standard deviation, this for more than one value; of values that are not finite there is none."""
+    finite = all(map(math.isfinite, values))
+    deviation = f" ± {statistics.stdev(values) if finite else math.nan:.{digits}f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):.{digits}f}{deviation}"
 
 

@@ -1,6 +1,7 @@
 """Cells of a table: what is done is kept, and goes on."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +49,20 @@ def test_a_file_of_other_settings_or_damaged_is_refused(tmp_path):
         load_cell("a", Setting(), tmp_path)
 
 
+def test_numbers_that_are_not_finite_are_null_on_the_disk(tmp_path):
+    run = {"value": math.inf, "layers": [{"mean": math.nan, "samples": 0}], "seconds": 0.0}
+    cell = load_cell("a", Setting(), tmp_path)
+    run_cells([cell], 1, lambda *_: run, tmp_path, value)
+    found = json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail)["runs"]["0"]
+    assert found == {"value": None, "layers": [{"mean": None, "samples": 0}], "seconds": 0.0}
+    for same in (cell, load_cell("a", Setting(), tmp_path)):
+        assert mean_std(same.values("value", 1), 1) == "nan"
+        assert math.isnan(same.runs[0]["layers"][0]["mean"])
+
+
 def test_mean_and_deviation():
     assert mean_std([1.0, 2.0, 6.0], 1) == "3.0 ± 2.6"
     assert mean_std([0.5], 2) == "0.50"
+    assert mean_std([0.5, math.inf], 1) == "inf ± nan"
+    assert mean_std([0.5, math.nan], 1) == "nan ± nan"
     assert line(["a", "b"]) == "| a | b |"
