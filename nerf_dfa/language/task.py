@@ -89,7 +89,7 @@ def score(model: nn.Module, part: Part, chunk: int, batch: int, device: torch.de
 
 
 def _exp(x: float) -> float:
-    return math.exp(x) if x < 700 else math.inf
+    return math.inf if x >= 700 else math.exp(x)
 
 
 def make_model(settings: Settings) -> Transformer:
@@ -157,7 +157,7 @@ class Run:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             if checkpoints := list_checkpoints(folder):
-                trainer.load(checkpoints[-1])
+                self._go_on(checkpoints[-1])
             self.corpus.tokenizer.save(folder / TOKENIZER)
         while not self.finished:
             end = min((trainer.finished // s.evaluate_every + 1) * s.evaluate_every, s.steps)
@@ -168,6 +168,17 @@ class Run:
                 self._keep(folder)
             if not whole:
                 raise KeyboardInterrupt
+
+    def _go_on(self, path: Path) -> None:
+        s, trainer = self.settings, self.trainer
+        trainer.load(path)
+        if trainer.finished > s.steps:
+            raise UserError(
+                f"{path}: is of {trainer.finished} steps, more than steps = {s.steps}; move its folder away, or give "
+                "more --steps"
+            )
+        if trainer.finished == s.steps and s.steps % s.evaluate_every:  # it may have been begun for more steps
+            self.validate()
 
     @property
     def finished(self) -> bool:
@@ -180,7 +191,8 @@ class Run:
         if isinstance(self.schedule, Plateau):
             self.schedule.observe(scores["val_perplexity"])
         self.bad += 1
-        if not self.best or scores["val_perplexity"] < self.best["val_perplexity"]:
+        best = self.best.get("val_perplexity", math.nan)
+        if not self.best or scores["val_perplexity"] < (math.inf if math.isnan(best) else best):
             test = self.task.scores(self.trainer.model, "test")
             self.best, self.bad = {**scores, **test, "best_step": self.trainer.finished}, 0
 

@@ -96,6 +96,31 @@ def interrupt(step, at):
         signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_run_that_was_interrupted_can_end_where_it_stands_and_not_before(settings, tmp_path, steps):
+    first = run_of(settings, tmp_path, steps=8, evaluate_every=8)
+    first.trainer.every(1, lambda progress: interrupt(progress.step, 3))
+    with pytest.raises(KeyboardInterrupt):
+        first.fit(tmp_path / "run")
+    second = run_of(settings, tmp_path, steps=steps, evaluate_every=8)
+    if steps < 3:
+        with pytest.raises(UserError, match=r"000003\.tar: is of 3 steps, more than steps = 1; move its folder away"):
+            second.fit(tmp_path / "run")
+    else:
+        second.fit(tmp_path / "run")
+        assert second.best["best_step"] == 3
+
+
+def test_a_loss_that_is_no_number_is_no_perplexity(settings, tmp_path):
+    run = run_of(settings, tmp_path)
+    torch.nn.init.constant_(run.trainer.model.decoder.weight, math.nan)
+    run.validate()
+    assert all(math.isnan(value) for key, value in run.best.items() if key != "best_step")
+    run.task.evaluate = lambda model: {"val_perplexity": 5.0}
+    run.validate()
+    assert (run.best["val_perplexity"], run.bad) == (5.0, 0)
+
+
 def test_stops_early_and_keeps_the_best(settings, tmp_path):
     run = run_of(settings, tmp_path, steps=100, stop_after=2, lr=0.5, clip=0.0)
     scores = iter([5.0, 3.0, 4.0, 3.5, 1.0])
