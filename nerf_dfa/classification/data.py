@@ -11,6 +11,7 @@ Pixels are scaled to [0, 1] and images are flattened to rows.
 from __future__ import annotations
 
 import gzip
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,7 +108,7 @@ def read_idx(path: Path) -> np.ndarray:
         raise UserError(f"no {path} and no {zipped.name} beside it")
     try:
         data = path.read_bytes() if path.exists() else gzip.decompress(zipped.read_bytes())
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
     dimensions = data[3] if len(data) > 3 else 0
     shape = np.frombuffer(data[4 : 4 + 4 * dimensions], ">u4") if len(data) >= 4 + 4 * dimensions else ()

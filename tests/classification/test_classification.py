@@ -95,6 +95,14 @@ def test_damaged_file_is_named(tmp_path, content):
         read_idx(tmp_path / "x")
 
 
+def test_damaged_archive_is_named(tmp_path):
+    archive = bytearray(gzip.compress(_idx(np.arange(200, dtype=np.uint8))))
+    archive[10:20] = b"\xff" * 10  # the compressed data, behind the header
+    (tmp_path / "x.gz").write_bytes(archive)
+    with pytest.raises(UserError, match=r"x: cannot be read \("):
+        read_idx(tmp_path / "x")
+
+
 def test_missing_data_are_named(tmp_path):
     with pytest.raises(UserError, match=r"train-images-idx3-ubyte"):
         load_dataset("fashion", tmp_path)
