@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,32 +44,30 @@ def load_corpus(path: Path, vocabulary: int, lower_case: bool, out: Path) -> Cor
     text = read_text(path)
     key = {"text": text.digest, "vocabulary": vocabulary, "lower_case": lower_case}
     folder = out / f"tokens-{path.stem}-{vocabulary}{'-lower' * lower_case}"
-    counts = _kept(folder, key)
-    if counts is not None:
-        tokenizer = load_tokenizer(folder / TOKENIZER)
-    else:
-        tokenizer = train_tokenizer(text.parts["train"], vocabulary, lower_case, str(path))
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / COUNTS).unlink(missing_ok=True)  # which says that the others are whole
-        tokenizer.save(folder / TOKENIZER)
-        counts = {}
-        for part in PARTS:
-            seen = tokenizer.seen(text.parts[part])
-            with written_whole(folder / f"{part}.npy") as unfinished, open(unfinished, "wb") as file:
-                np.save(file, tokenizer.encode(text.parts[part]))
-            counts[part] = {"words": words(seen), "bytes": len(seen.encode())}
-        write_text(folder / COUNTS, json.dumps({"key": key, "counts": counts}, indent=1) + "\n")
+    with suppress(OSError, EOFError, ValueError, KeyError, TypeError, UserError):
+        return _kept(folder, key)
+    tokenizer = train_tokenizer(text.parts["train"], vocabulary, lower_case, str(path))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / COUNTS).unlink(missing_ok=True)  # which says that the others are whole
+    tokenizer.save(folder / TOKENIZER)
+    counts = {}
+    for part in PARTS:
+        seen = tokenizer.seen(text.parts[part])
+        with written_whole(folder / f"{part}.npy") as unfinished, open(unfinished, "wb") as file:
+            np.save(file, tokenizer.encode(text.parts[part]))
+        counts[part] = {"words": words(seen), "bytes": len(seen.encode())}
+    write_text(folder / COUNTS, json.dumps({"key": key, "counts": counts}, indent=1) + "\n")
+    return _kept(folder, key)
+
+
+def _kept(folder: Path, key: dict) -> Corpus:
+    """What the folder holds. Raises one or another exception where that is damaged or not what the key says."""
+    found = json.loads((folder / COUNTS).read_text(encoding="utf-8"))
+    if found["key"] != key:
+        raise ValueError(f"{folder}: of another text or tokenizer")
     tokens = {part: np.load(folder / f"{part}.npy", mmap_mode="r") for part in PARTS}
-    return Corpus(tokenizer, {part: Part(tokens[part], **counts[part]) for part in PARTS})
-
-
-def _kept(folder: Path, key: dict) -> dict[str, dict[str, int]] | None:
-    """Words and bytes of every part if the folder holds what the key says."""
-    try:
-        found = json.loads((folder / COUNTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found["counts"] if found.get("key") == key else None
+    parts = {part: Part(tokens[part], **found["counts"][part]) for part in PARTS}
+    return Corpus(load_tokenizer(folder / TOKENIZER), parts)
 
 
 class Chunks:

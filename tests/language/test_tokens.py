@@ -72,6 +72,22 @@ def test_corpus_is_kept(text_file, prose, tmp_path, monkeypatch):
     assert all(np.array_equal(again.parts[part].tokens, first.parts[part].tokens) for part in first.parts)
 
 
+@pytest.mark.parametrize("name", ["train.npy", "val.npy", "tokenizer.json", "counts.json"])
+@pytest.mark.parametrize("left", [None, 0, 150])
+def test_tokens_that_are_damaged_are_made_anew(text_file, tmp_path, name, left):
+    first = load_corpus(text_file, 290, True, tmp_path)
+    expected = {part: first.parts[part].tokens.tolist() for part in first.parts}
+    path = tmp_path / "tokens-prose-290-lower" / name
+    contents = path.read_bytes()
+    path.unlink()
+    if left is not None:
+        path.write_bytes(contents[:left])
+    again = load_corpus(text_file, 290, True, tmp_path)
+    assert {part: again.parts[part].tokens.tolist() for part in again.parts} == expected
+    assert again.tokenizer.fingerprint == first.tokenizer.fingerprint
+    assert path.read_bytes() == contents
+
+
 def test_another_text_of_that_name_is_made_anew(text_file, prose, tmp_path):
     load_corpus(text_file, 290, True, tmp_path)
     text_file.write_text(prose.replace("cat", "owl"), encoding="utf-8")
