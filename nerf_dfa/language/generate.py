@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from nerf_dfa.errors import UserError
 from nerf_dfa.language.data import TOKENIZER
 from nerf_dfa.language.task import load_model
 from nerf_dfa.language.tokenizer import load_tokenizer
@@ -33,11 +34,14 @@ def sample(
 
 
 def draw(logits: Float[Tensor, " vocabulary"], temperature: float, generator: torch.Generator) -> Int[Tensor, 1]:
-    """One token. The first, which only stands before texts, is never drawn."""
+    """One token. The first, which only stands before texts, is never drawn. Raises UserError for logits not finite."""
+    if not logits.isfinite().all():
+        raise UserError("the model's logits are not finite; its training diverged")
     logits = logits.index_fill(0, torch.tensor([0]), -torch.inf)
     if temperature == 0:
         return logits.argmax(keepdim=True)
-    return torch.multinomial((logits / temperature).softmax(0), 1, generator=generator)
+    below = (logits - logits.max()).double()  # whatever they are divided by, none overflows
+    return torch.multinomial((below / temperature).float().softmax(0), 1, generator=generator)
 
 
 def generate(checkpoint: Path, prompt: str, count: int, temperature: float, seed: int, tokenizer: Path | None) -> str:

@@ -184,6 +184,19 @@ def test_samples_follow_the_model(settings):
     assert counts[2] / 2000 == pytest.approx(0.75, abs=0.04)
 
 
+@pytest.mark.parametrize("temperature", [1e-40, 1e-300])
+def test_a_temperature_of_almost_zero_takes_the_likeliest(temperature):
+    logits = torch.tensor([9.0, 88.0, 87.5, -88.0])
+    assert draw(logits, temperature, torch.Generator()) == 1
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_nothing_is_drawn_of_a_model_that_diverged(temperature, wrong):
+    with pytest.raises(UserError, match="the model's logits are not finite; its training diverged"):
+        draw(torch.tensor([0.0, wrong, 1.0]), temperature, torch.Generator())
+
+
 def test_bias_of_the_decoder_can_start_at_frequencies(settings, tmp_path):
     run = run_of(settings, tmp_path, unigram_bias=True)
     tokens = list(run.corpus.parts["train"].tokens)
