@@ -22,7 +22,7 @@ from nerf_dfa.errors import UserError
 from nerf_dfa.files import write_text
 from nerf_dfa.training.cells import Cell, load_cell, run_cells
 from nerf_dfa.training.devices import choose_device, keep_freed_memory
-from nerf_dfa.training.program import Parser, positive, run_program
+from nerf_dfa.training.program import Parser, positive, run_program, seed
 from nerf_dfa.training.settings import add_flags, given_flags, make_settings, read_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "language"
@@ -63,7 +63,7 @@ def make_parser() -> Parser:
     parser.add_argument("--tokenizer", type=Path, help="of --generate [tokenizer.json beside the checkpoint]")
     parser.add_argument("--tokens", type=positive, help="of --generate: how many more [100]")
     parser.add_argument("--temperature", type=_not_negative, help="of --generate: 0 takes the likeliest [1]")
-    parser.add_argument("--seed", type=int, help="of --generate [0]")
+    parser.add_argument("--seed", type=seed, help="of --generate [0]")
     return parser
 
 

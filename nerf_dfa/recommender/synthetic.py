@@ -21,7 +21,7 @@ from jaxtyping import Float64, Int, UInt8
 
 from nerf_dfa.files import written_whole
 from nerf_dfa.recommender.criteo import CATEGORIES, INTEGERS
-from nerf_dfa.training.program import Parser, positive, run_program
+from nerf_dfa.training.program import Parser, positive, run_program, seed
 
 BLOCK = 1 << 16
 MISSING = 0.1  # fraction of cells, but for those that decide
@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
         parser = Parser(prog="python -m nerf_dfa.recommender.synthetic", description=__doc__.splitlines()[0])
         parser.add_argument("file", type=Path)
         parser.add_argument("--rows", type=positive, default=1_000_000, help="[%(default)s]")
-        parser.add_argument("--seed", type=int, default=0, help="[%(default)s]")
+        parser.add_argument("--seed", type=seed, default=0, help="[%(default)s]")
         arguments = parser.parse_args(argv)
         write_criteo(arguments.file, arguments.rows, arguments.seed)
 

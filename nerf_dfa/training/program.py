@@ -26,6 +26,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def seed(text: str) -> int:
+    """A flag's seed, as argparse's `type`: a whole number that all random generators take."""
+    if not text.isascii() or not text.isdigit() or int(text) >= 1 << 63:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^63 - 1")
+    return int(text)
+
+
 def listed(flag: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
     """A flag's items with commas between them, each once. Raises UserError for one that is not known."""
     items = tuple(dict.fromkeys(item.strip() for item in text.split(",")))

@@ -145,6 +145,8 @@ def test_mistakes_are_one_line(tiny, where, capsys, command, message):
         ("--generate the", "--generate needs --checkpoint FILE"),
         ("--generate the --checkpoint a.tar --lr 1", "--lr has no effect here: --generate goes by its checkpoint"),
         ("--generate the --checkpoint a.tar", "tokenizer.json: cannot be read"),
+        ("--generate the --checkpoint a.tar --seed -1", "'-1' is not a whole number from 0 to 2^63 - 1"),
+        (f"--generate the --checkpoint a.tar --seed {1 << 64}", f"'{1 << 64}' is not a whole number from 0 to"),
         ("--generate the --checkpoint a.tar --temperature -1", "'-1' is not a number, at least 0"),
         ("--table 6", "argument --table: invalid choice"),
         ("--table rules --lr 1", "--lr has no effect here: the table goes by its configs"),

@@ -173,6 +173,11 @@ def test_synthetic_data_from_the_command_line(tmp_path):
     assert len((tmp_path / "train.txt").read_text().splitlines()) == 70
 
 
+def test_a_seed_below_zero_is_one_line(tmp_path, capsys):
+    assert synthetic([str(tmp_path / "train.txt"), "--seed", "-1"]) == 2
+    assert capsys.readouterr().err.startswith("synthetic: error: argument --seed: '-1' is not a whole number")
+
+
 def test_benchmark(capsys):
     assert benchmark.main("--rows 6000 --models fm,deepfm --steps 1 --rounds 1".split()) == 0
     found = json.loads(capsys.readouterr().out)
