@@ -1,4 +1,4 @@
-"""What numbers were measured on: the machine, and the commit of this program."""
+"""What numbers were measured on: the machine, and the commit of this program; and whether its memory was enough."""
 
 from __future__ import annotations
 
@@ -28,6 +28,11 @@ def machine() -> dict[str, str | int | None]:
         "torch": torch.__version__,
         "commit": git_commit(),
     }
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether a device, or the host, had less memory than was asked of it."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
 def git_commit() -> str | None:

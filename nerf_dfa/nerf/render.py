@@ -15,6 +15,7 @@ import torch
 
 from nerf_dfa.errors import UserError, plain_cautions
 from nerf_dfa.files import write_text
+from nerf_dfa.machine import out_of_memory
 from nerf_dfa.nerf.model import inference_settings, measured_precision, occupied_anew
 from nerf_dfa.nerf.options import Options, check
 from nerf_dfa.nerf.outputs import (
@@ -28,7 +29,6 @@ from nerf_dfa.nerf.outputs import (
 )
 from nerf_dfa.nerf.run import Trained, load_run, load_run_scene, scene_format
 from nerf_dfa.rendering import image_rays
-from nerf_dfa.rendering.renderer import out_of_memory
 from nerf_dfa.scenes import PATHS, look_at
 from nerf_dfa.scenes.paths import nearest_to_axes
 from nerf_dfa.scenes.scene import check_pose

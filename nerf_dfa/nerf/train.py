@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from nerf_dfa.errors import UserError, plain_cautions
 from nerf_dfa.evaluation.metrics import to_uint8
+from nerf_dfa.machine import out_of_memory
 from nerf_dfa.nerf.collapse import CHECK_LAST, RESTARTS, Collapsed, seed_of, watch
 from nerf_dfa.nerf.flags import parse
 from nerf_dfa.nerf.model import (
@@ -42,7 +43,6 @@ from nerf_dfa.nerf.run import (
     write_args,
 )
 from nerf_dfa.nerf.task import NerfTask
-from nerf_dfa.rendering.renderer import out_of_memory
 from nerf_dfa.scenes import Scene
 from nerf_dfa.training.checkpoints import list_checkpoints
 from nerf_dfa.training.devices import choose_device

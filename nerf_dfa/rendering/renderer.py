@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from nerf_dfa.fields.field import Field
 from nerf_dfa.learning.selected import Selection, selected
+from nerf_dfa.machine import out_of_memory
 from nerf_dfa.rendering.cameras import Cameras
 from nerf_dfa.rendering.compositing import Pixels, composite, intervals
 from nerf_dfa.rendering.occupancy import OccupancyGrid
@@ -279,11 +280,6 @@ class Chunks:
             parts.append(tuple(x.cpu() for x in part))
             start += part[0].shape[0]
         return tuple(torch.cat(column) for column in zip(*parts, strict=True))
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether a device, or the host, had less memory than was asked of it."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from nerf_dfa.errors import UserError
+from nerf_dfa.machine import out_of_memory
 
 INTERRUPTED = 130  # exit status of a program that Ctrl-C ended
 
@@ -51,6 +52,11 @@ def run_program(name: str, body: Callable[[], None]) -> int:
         return 2
     except OSError as error:  # of reading, each is a UserError
         print(f"{name}: error: cannot write {error.filename or 'results'}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        print(f"{name}: error: out of memory: give a smaller batch or model, or fewer --jobs", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{name}: interrupted; the same command goes on from the last finished run", file=sys.stderr)
