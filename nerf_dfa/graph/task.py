@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from functools import lru_cache
@@ -20,6 +21,7 @@ from nerf_dfa.graph.planetoid import read_planetoid
 from nerf_dfa.graph.settings import ATTENTIVE, RANDOM_FEEDBACK, Settings
 from nerf_dfa.learning.alignment import Alignment, measure_alignment
 from nerf_dfa.training import Trainer
+from nerf_dfa.training.cells import Diverged
 
 EMBEDDING = 16  # units of the autoencoder's embedding
 
@@ -98,9 +100,9 @@ class LinkTask:
         for part in parts:
             edges, others = self.links.edges[part], self.links.others[part]
             truth = [1] * edges.shape[1] + [0] * others.shape[1]
-            values = inner_products(z, torch.cat([edges, others], dim=1)).tolist()
-            scores[f"{part}_auc"] = float(roc_auc_score(truth, values))
-            scores[f"{part}_ap"] = float(average_precision_score(truth, values))
+            values = inner_products(z, torch.cat([edges, others], dim=1))
+            for name, of_ranking in (("auc", roc_auc_score), ("ap", average_precision_score)):
+                scores[f"{part}_{name}"] = float(of_ranking(truth, values)) if values.isfinite().all() else math.nan
         return scores
 
     def alignment(self, model: nn.Module) -> Alignment:
@@ -151,7 +153,7 @@ def fit(trainer: Trainer, epochs: int) -> dict[str, float | int]:
     """Trains, and gives the scores at the epoch with the best validation score (the first of equals).
 
     The test part is looked at only there, where its scores stay.
-    Raises KeyboardInterrupt when Ctrl-C ended the training.
+    Raises KeyboardInterrupt when Ctrl-C ended the training, Diverged where the first epoch's score is not finite.
     """
     best: dict[str, float | int] = {}
     score = f"val_{trainer.task.score}"
@@ -160,6 +162,8 @@ def fit(trainer: Trainer, epochs: int) -> dict[str, float | int]:
             raise KeyboardInterrupt
         scores = trainer.task.evaluate(trainer.model, ("val",))
         if not best or scores[score] > best[score]:
+            if not math.isfinite(scores[score]):
+                raise Diverged("training diverged in its first epoch; a lower lr may help")
             best = {**scores, **trainer.task.evaluate(trainer.model, ("test",)), "best_epoch": trainer.finished}
     return best
 

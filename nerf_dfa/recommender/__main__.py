@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -95,7 +95,7 @@ def _run_settings(arguments: argparse.Namespace, given: dict[str, str]) -> None:
         name = "-".join([arguments.config.stem, *(f"{key}={value}" for key, value in given.items())])
     if arguments.search:
         cells = search.grid_cells(name, settings, *grid, arguments.out / "search")
-        _train(cells, arguments, arguments.out / "search")
+        _train(cells, arguments, arguments.out / "search", search.attempt)
         text = search.grid_markdown(name, cells, arguments.seeds)
         write_text(arguments.out / f"search_{name}.md", text)
         best = search.config_text(search.best_cell(cells, arguments.seeds), "Best of a search by validation AUC")
@@ -155,9 +155,12 @@ def _mark(out: Path, cache: Cache) -> None:
         raise UserError(f"{out} has results of other data ({path}); move it away, or give another --out")
 
 
-def _train(cells: Sequence[Cell], arguments: argparse.Namespace, out: Path) -> None:
+def _train(
+    cells: Sequence[Cell], arguments: argparse.Namespace, out: Path, attempt: Callable[..., dict] | None = None
+) -> None:
     of_cache = partial(train, cache=arguments.cache)
-    run_cells(cells, arguments.seeds, of_cache, out, tables.score, arguments.jobs, arguments.save)
+    one = of_cache if attempt is None else partial(attempt, of_cache)
+    run_cells(cells, arguments.seeds, one, out, tables.score, arguments.jobs, arguments.save)
 
 
 def _numbers(arguments: argparse.Namespace, name: str, default: Sequence[float]) -> tuple[float, ...]:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
+from nerf_dfa.errors import UserError
 from nerf_dfa.recommender.settings import Settings
-from nerf_dfa.training.cells import Cell, line, load_cell, mean_std
+from nerf_dfa.training.cells import Cell, Diverged, Train, line, load_cell, mean_std
 
 # Launay et al. 2020 searched 1e-4 ... 1e-3 by 1e-4, and their best for direct feedback, 5e-5, lies below.
 LRS = (1e-5, 2e-5, 5e-5, *(i * 1e-4 for i in range(1, 11)))
 DROPOUTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+
+SCORES = ("val_auc", "val_logloss", "test_auc", "test_logloss")
 
 
 def grid_cells(name: str, settings: Settings, lrs: Sequence[float], dropouts: Sequence[float], out: Path) -> list[Cell]:
@@ -25,9 +31,22 @@ def grid_cells(name: str, settings: Settings, lrs: Sequence[float], dropouts: Se
     ]
 
 
+def attempt(train: Train, settings: Settings, seed: int, folder: Path | None) -> dict[str, Any]:
+    """A run of the grid; one that diverged has scores that are NaN."""
+    start = time.perf_counter()
+    try:
+        return train(settings, seed, folder)
+    except Diverged:
+        return {**dict.fromkeys(SCORES, math.nan), "alignment": [], "seconds": round(time.perf_counter() - start, 2)}
+
+
 def best_cell(cells: Sequence[Cell], seeds: int) -> Cell:
-    """The one with the highest mean validation AUC (the first of equals)."""
-    return max(cells, key=lambda cell: statistics.fmean(cell.values("val_auc", seeds)))
+    """The one with the highest mean validation AUC (the first of equals), none of whose runs diverged."""
+    values = {cell.name: statistics.fmean(cell.values("val_auc", seeds)) for cell in cells}
+    finite = [cell for cell in cells if math.isfinite(values[cell.name])]
+    if not finite:
+        raise UserError("training diverged at every pair of the search; give lower --lrs")
+    return max(finite, key=lambda cell: values[cell.name])
 
 
 def grid_markdown(name: str, cells: Sequence[Cell], seeds: int) -> str:

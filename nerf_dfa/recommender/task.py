@@ -23,6 +23,7 @@ from nerf_dfa.recommender.models import MODELS, ClickModel, Shape
 from nerf_dfa.recommender.optimizer import LazyAdam
 from nerf_dfa.recommender.settings import RANDOM_FEEDBACK, Settings
 from nerf_dfa.training import Trainer
+from nerf_dfa.training.cells import Diverged
 from nerf_dfa.training.checkpoints import (
     check_settings,
     entry,
@@ -127,7 +128,7 @@ def fit(trainer: Trainer, epochs: int, patience: int, folder: Path | None = None
 
     folder: a checkpoint of every epoch goes there (the newest stays) and the best weights (best.tar); a run that was
     interrupted goes on from them. Gives the validation scores of the best epoch, and `best_epoch` and `epochs`.
-    Raises KeyboardInterrupt when Ctrl-C ended the training, UserError where no epoch had a finite loss.
+    Raises KeyboardInterrupt when Ctrl-C ended the training, Diverged where the first epoch had no finite loss.
     """
     model, steps = trainer.model, trainer.task.epoch_steps
     best: dict[str, Any] = {}
@@ -146,7 +147,7 @@ def fit(trainer: Trainer, epochs: int, patience: int, folder: Path | None = None
             weights = {name: value.clone() for name, value in model.state_dict().items()}
             best = {**scores, "best_epoch": epoch + 1, "model_state_dict": weights}
         if not math.isfinite(best["val_auc"]):
-            raise UserError("training diverged in its first epoch; a lower lr may help")
+            raise Diverged("training diverged in its first epoch; a lower lr may help")
         if folder is not None:
             _keep(trainer, best, folder)
     load_weights(model, best.pop("model_state_dict"), "the best epoch")

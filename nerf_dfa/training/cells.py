@@ -25,6 +25,10 @@ from nerf_dfa.training.workers import Routine, drive
 Train = Callable[[Any, int, Path | None], dict[str, Any]]
 
 
+class Diverged(UserError):
+    """Training whose loss was never finite, which leaves nothing to measure."""
+
+
 @dataclass
 class Cell:
     """One setting (a dataclass), and a run (what `Train` gives) for every seed that is done."""
@@ -73,7 +77,8 @@ def run_cells(
 
     def one(cell: Cell, seed: int) -> Routine:
         nonlocal ended
-        found = yield train, cell.settings, seed, out / cell.name / f"seed_{seed}" if save else None
+        folder = out / cell.name / f"seed_{seed}" if save else None
+        found = yield _named, cell.name, train, cell.settings, seed, folder
         cell.runs[seed] = run = _finite(found, math.nan)
         runs = _finite(dict(sorted(cell.runs.items())), None)  # JSON has no other numbers
         contents = {"settings": asdict(cell.settings), "machine": about, "runs": runs}
@@ -86,6 +91,14 @@ def run_cells(
         for cell in cells:
             stack.enter_context(alone(out / f".{cell.name}.lock"))
         drive([one(cell, seed) for cell, seed in todo], jobs)
+
+
+def _named(name: str, train: Train, settings: Any, seed: int, folder: Path | None) -> dict[str, Any]:
+    """A run, whose name stands in the message where it diverged."""
+    try:
+        return train(settings, seed, folder)
+    except Diverged as error:
+        raise Diverged(f"{name}, seed {seed}: {error}") from None
 
 
 def _finite(value: Any, other: float | None) -> Any:

@@ -113,6 +113,13 @@ def test_a_process_of_its_own_gives_the_same(where, tmp_path):
     assert {**one, "seconds": 0} == {**other, "seconds": 0}
 
 
+def test_an_autoencoder_that_diverges_is_named(where, capsys):
+    assert main(["--model", "gae", "--lr", "1e30", "--epochs", "2", *where]) == 2
+    assert capsys.readouterr().err == (
+        "graph: error: cora-gae-dfa, seed 0: training diverged in its first epoch; a lower lr may help\n"
+    )
+
+
 def test_tsne_figure(where, tmp_path):
     assert main(["--tsne", "gcn", "--datasets", "cora", "--epochs", "2", *where]) == 0
     assert (tmp_path / "out" / "tsne-cora-gcn.png").read_bytes()[1:4] == b"PNG"

@@ -89,6 +89,23 @@ def test_search_goes_on_and_chooses_by_validation(where, tmp_path, capsys, monke
     assert {key: getattr(settings, key) for key in best["settings"]} == best["settings"]
 
 
+def test_a_pair_that_diverges_is_the_worst_of_a_search(where, tmp_path, capsys):
+    command = [*DEEP, "--search", "--dropouts", "0", *where]
+    assert main([*command, "--lrs", "1e30,1e-3", "--seeds", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "| 1e+30 | nan ± nan |" in out
+    assert "Best: lr = 0.001, dropout = 0; test" in out
+    assert main([*command, "--lrs", "1e30"]) == 2
+    assert "training diverged at every pair of the search; give lower --lrs" in capsys.readouterr().err
+
+
+def test_a_run_that_diverges_is_named(where, capsys):
+    assert main([*DEEP, "--lr", "1e30", *where]) == 2
+    assert capsys.readouterr().err == (
+        "recommender: error: criteo-deepfm-dfa, seed 0: training diverged in its first epoch; a lower lr may help\n"
+    )
+
+
 def test_the_grids_hold_the_papers_and_go_below():
     assert {round(i * 1e-4, 7) for i in range(1, 11)} <= {round(lr, 7) for lr in LRS}
     assert min(LRS) < 5e-5 in LRS
