@@ -64,8 +64,11 @@ class Data:
         self._shared = not given
         self._ranges = dict(zip(PARTS, zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True), strict=True))
         for part, (start, end) in self._ranges.items():
-            if start == end:
-                raise UserError(f"{cache.folder}: {rows} rows are too few, its {part} part has none")
+            least = 2 if part == "train" else 1  # of a single row batch norm can make nothing
+            if end - start < least:
+                raise UserError(
+                    f"{cache.folder}: {rows} rows are too few, its {part} part has {end - start} and needs {least}"
+                )
 
     def size(self, part: str) -> int:
         start, end = self._ranges[part]

@@ -62,5 +62,10 @@ def test_given_parts_keep_their_rows(tmp_path):
 
 def test_too_few_rows(tmp_path):
     write_criteo(tmp_path / "train.txt", 9)
-    with pytest.raises(UserError, match="9 rows are too few, its val part has none"):
+    with pytest.raises(UserError, match="9 rows are too few, its val part has 0 and needs 1"):
         Data(make_cache(Criteo(tmp_path), tmp_path / "cache", 1, quiet=True))
+    for part, rows in (("train", 1), ("dev", 5), ("test", 5)):
+        write_criteo(tmp_path / f"{part}.tsv", rows)
+    (tmp_path / "train.txt").unlink()
+    with pytest.raises(UserError, match="11 rows are too few, its train part has 1 and needs 2"):
+        Data(make_cache(Criteo(tmp_path), tmp_path / "parts", 1, quiet=True))
