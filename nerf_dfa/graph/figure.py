@@ -12,7 +12,7 @@ from sklearn.manifold import TSNE
 from torch import Tensor, nn
 
 from nerf_dfa.errors import UserError
-from nerf_dfa.files import written_whole
+from nerf_dfa.files import alone, written_whole
 from nerf_dfa.graph.data import Graph
 from nerf_dfa.graph.planetoid import read_planetoid
 from nerf_dfa.graph.settings import Settings
@@ -36,6 +36,11 @@ def tsne_figure(panels: dict[str, Settings], root: str, seed: int, path: Path) -
     panels: by title, all of one data set.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    with alone(path.with_name(f".{path.stem}.lock")):  # which tells before the training where nothing can be written
+        _draw(panels, root, seed, path)
+
+
+def _draw(panels: dict[str, Settings], root: str, seed: int, path: Path) -> None:
     figure = Figure(figsize=(4.2 * len(panels), 4.2))
     for axes, (title, settings) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True):
         task = make_task(settings, read_planetoid(settings.dataset, root), seed)
