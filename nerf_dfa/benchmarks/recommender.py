@@ -21,7 +21,7 @@ from nerf_dfa.benchmarks.measure import interleaved, print_result
 from nerf_dfa.machine import machine
 
 if find_spec("sklearn") is None:
-    sys.exit("recommender: error: this needs scikit-learn: pip install 'nerf_dfa[recommender]'")
+    sys.exit("recommender: error: this needs scikit-learn: pip install -e '.[recommender]'")
 
 from nerf_dfa.recommender.cache import make_cache
 from nerf_dfa.recommender.criteo import Criteo

@@ -26,7 +26,7 @@ from nerf_dfa.training.settings import add_flags, given_flags, make_settings, re
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "graph"
 
 if find_spec("torch_geometric") is None or find_spec("sklearn") is None:
-    sys.exit("graph: error: this needs torch_geometric and scikit-learn: pip install 'nerf_dfa[graph]'")
+    sys.exit("graph: error: this needs torch_geometric and scikit-learn: pip install -e '.[graph]'")
 
 from nerf_dfa.graph import tables  # noqa: E402
 from nerf_dfa.graph.figure import RULES, tsne_figure  # noqa: E402

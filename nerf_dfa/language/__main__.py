@@ -31,7 +31,7 @@ OF_TRAINING = ("config", "table", "seeds", "save", "jobs", "device", "configs")
 OF_GENERATE = ("checkpoint", "tokenizer", "tokens", "temperature", "seed")
 
 if find_spec("tokenizers") is None:
-    sys.exit("language: error: this needs tokenizers: pip install 'nerf_dfa[language]'")
+    sys.exit("language: error: this needs tokenizers: pip install -e '.[language]'")
 
 from nerf_dfa.language import tables  # noqa: E402
 from nerf_dfa.language.generate import generate  # noqa: E402

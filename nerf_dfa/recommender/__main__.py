@@ -27,7 +27,7 @@ from nerf_dfa.training.settings import add_flags, given_flags, make_settings, re
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "recommender"
 
 if find_spec("sklearn") is None:
-    sys.exit("recommender: error: this needs scikit-learn: pip install 'nerf_dfa[recommender]'")
+    sys.exit("recommender: error: this needs scikit-learn: pip install -e '.[recommender]'")
 
 from nerf_dfa.recommender import search, tables  # noqa: E402
 from nerf_dfa.recommender.cache import Cache, make_cache, open_cache  # noqa: E402
