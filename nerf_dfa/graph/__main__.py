@@ -18,7 +18,7 @@ import torch
 
 from nerf_dfa.errors import UserError
 from nerf_dfa.files import write_text
-from nerf_dfa.training.cells import Cell, load_cell, run_cells
+from nerf_dfa.training.cells import Cell, load_cell, run_cells, run_name
 from nerf_dfa.training.devices import keep_freed_memory
 from nerf_dfa.training.program import Parser, listed, positive, run_program
 from nerf_dfa.training.settings import add_flags, given_flags, make_settings, read_config
@@ -91,7 +91,7 @@ def _run_one(arguments: argparse.Namespace, given: dict[str, str]) -> None:
     _check_data((settings.dataset,), arguments)
     name = f"{settings.dataset}-{settings.model}-{settings.learning_rule}"
     if arguments.config:
-        name = "-".join([arguments.config.stem, *(f"{key}={value}" for key, value in given.items())])
+        name = run_name(arguments.config.stem, given)
     cell = load_cell(name, settings, arguments.out)
     _train([cell], arguments)
     key = (settings.dataset, settings.model, settings.learning_rule)

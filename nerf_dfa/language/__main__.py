@@ -20,7 +20,7 @@ import torch
 
 from nerf_dfa.errors import UserError
 from nerf_dfa.files import write_text
-from nerf_dfa.training.cells import Cell, load_cell, run_cells
+from nerf_dfa.training.cells import Cell, load_cell, run_cells, run_name
 from nerf_dfa.training.devices import choose_device, keep_freed_memory
 from nerf_dfa.training.program import Parser, positive, run_program, seed
 from nerf_dfa.training.settings import add_flags, given_flags, make_settings, read_config
@@ -88,9 +88,9 @@ def _run_one(arguments: argparse.Namespace, given: dict[str, str]) -> None:
     stated = read_config(arguments.config, Settings) if arguments.config else {}
     where = str(arguments.config) if arguments.config and not given else ""
     settings = make_settings(Settings, {**stated, **given}, where)
-    changes = [f"{key}={value}" for key, value in given.items() if key != "text"]
+    changes = {key: value for key, value in given.items() if key != "text"}
     stem = arguments.config.stem if arguments.config else Path(settings.text).stem
-    cell = load_cell("-".join([stem, *changes]).replace("/", "_"), settings, arguments.out)
+    cell = load_cell(run_name(stem, changes), settings, arguments.out)
     _train([cell], arguments)
     for head, value in zip(tables.HEADS, tables.row(cell, arguments.seeds or 1), strict=True):
         print(f"{head}: {value}")

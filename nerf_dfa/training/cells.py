@@ -6,11 +6,13 @@ tables that have a cell in common train it once.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import os
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +25,8 @@ from nerf_dfa.training.workers import Routine, drive
 
 # (settings, seed, folder for checkpoints or None) -> what was measured: numbers for JSON, "seconds" among them.
 Train = Callable[[Any, int, Path | None], dict[str, Any]]
+
+LONGEST = 200  # bytes of a run's name: files may have 255, and are named by it with something before and behind
 
 
 class Diverged(UserError):
@@ -39,6 +43,16 @@ class Cell:
 
     def values(self, key: str, seeds: int) -> list[float]:
         return [self.runs[seed][key] for seed in range(seeds)]
+
+
+def run_name(stem: str, given: Mapping[str, str]) -> str:
+    """A run's name, of its config and what is given besides; a long one is cut, and ends in a hash of all of it."""
+    name = "-".join([stem, *(f"{key}={value}" for key, value in given.items())])
+    whole = os.fsencode(name)
+    if len(whole) <= LONGEST:
+        return name
+    digest = hashlib.sha256(whole).hexdigest()[:12]
+    return f"{whole[: LONGEST - 13].decode(errors='ignore')}-{digest}"
 
 
 def load_cell(name: str, settings: Any, out: Path) -> Cell:

@@ -179,6 +179,13 @@ def one_line(capsys, message):
     assert error.count("\n") == 1
 
 
+def test_as_many_flags_as_there_are(tiny, where, tmp_path):
+    more = {"learning_rule": "dfa", "dfa_placement": "macro", "error_at": "logits", "feedback": "uniform"}
+    more |= {"hidden_rate": "1.0", "optimizer": "adam", "beta2": "0.999", "clip": "0.5", "unigram_bias": "False"}
+    assert main([*flags({**tiny, **more}), *where]) == 0
+    assert len(list((tmp_path / "out").glob("*.json"))) == 1
+
+
 def test_results_that_cannot_be_written(tiny, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main([*flags(tiny), "--out", str(tmp_path / "file")]) == 2

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nerf_dfa.errors import UserError
-from nerf_dfa.training.cells import line, load_cell, mean_std, run_cells
+from nerf_dfa.training.cells import line, load_cell, mean_std, run_cells, run_name
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,16 @@ def test_numbers_that_are_not_finite_are_null_on_the_disk(tmp_path):
     for same in (cell, load_cell("a", Setting(), tmp_path)):
         assert mean_std(same.values("value", 1), 1) == "nan"
         assert math.isnan(same.runs[0]["layers"][0]["mean"])
+
+
+def test_names_fit_into_the_names_of_files(tmp_path):
+    assert run_name("reviews-dfa", {"lr": "1e-3", "steps": "5"}) == "reviews-dfa-lr=1e-3-steps=5"
+    given = {f"key_{number}": "é" * 10 for number in range(20)}
+    name = run_name("reviews-dfa", given)
+    assert name.startswith("reviews-dfa-key_0=é")
+    assert name != run_name("reviews-dfa", {**given, "key_19": "e" * 10})
+    run_cells([load_cell(name, Setting(), tmp_path)], 1, scaled, tmp_path, value, save=True)
+    assert (tmp_path / f"{name}.json").exists()
 
 
 def test_mean_and_deviation():
