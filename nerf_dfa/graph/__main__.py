@@ -71,6 +71,9 @@ def run(arguments: argparse.Namespace) -> None:
         if getattr(arguments, flag) is not None and not (whole and flag == "epochs"):
             reason = "the table and the figure go by their configs" if whole else "only --table and --tsne read it"
             raise UserError(f"--{flag} has no effect here: {reason}; leave it out")
+    for flag in ("models", "seeds", "jobs", "save") if arguments.tsne else ():
+        if getattr(arguments, flag) != make_parser().get_default(flag):
+            raise UserError(f"--{flag} has no effect here: --tsne trains its model once by each rule; leave it out")
     if not whole:
         _run_one(arguments, given)
         return
@@ -118,8 +121,6 @@ def _train(cells: Sequence[Cell], arguments: argparse.Namespace) -> None:
 
 
 def _run_tsne(arguments: argparse.Namespace, datasets: tuple[str, ...], configs: Path, epochs: int | None) -> None:
-    if arguments.models is not None:
-        raise UserError("--models has no effect here: --tsne names its model; leave it out")
     columns = tuple(rule for rule in RULES if arguments.tsne != "gae" or rule != "shallow")
     for dataset in datasets:
         table = Table("", "", (arguments.tsne,), columns)

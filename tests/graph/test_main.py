@@ -14,7 +14,7 @@ from planetoid_files import write_planetoid
 
 from nerf_dfa.errors import UserError
 from nerf_dfa.graph import __main__ as program
-from nerf_dfa.graph import tables
+from nerf_dfa.graph import figure, tables
 from nerf_dfa.graph.__main__ import main
 from nerf_dfa.graph.planetoid import DATASETS
 from nerf_dfa.graph.published import ACCURACY, AUC_AP, TABLES
@@ -122,7 +122,15 @@ def test_an_autoencoder_that_diverges_is_named(where, capsys):
 
 def test_tsne_figure(where, tmp_path):
     assert main(["--tsne", "gcn", "--datasets", "cora", "--epochs", "2", *where]) == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["tsne-cora-gcn.png"]
     assert (tmp_path / "out" / "tsne-cora-gcn.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_tsne_folder_is_tried_before_the_training(where, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(figure, "fit", lambda *_: pytest.fail("trained"))
+    (tmp_path / "out" / ".tsne-cora-gcn.lock").mkdir(parents=True)  # a file that cannot be opened, even by root
+    assert main(["--tsne", "gcn", "--datasets", "cora", *where]) == 2
+    assert "tsne-cora-gcn.lock: Is a directory" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -144,6 +152,10 @@ def test_tsne_figure(where, tmp_path):
         ("--table 3 --datasets ,", "--datasets ,: unknown ''"),
         ("--table 3 --lr 1", "--lr has no effect here: the table and the figure go by their configs"),
         ("--models gcn", "--models has no effect here: only --table and --tsne read it"),
+        ("--tsne gcn --models gat", "--models has no effect here: --tsne trains its model once by each rule"),
+        ("--tsne gcn --save", "--save has no effect here: --tsne trains"),
+        ("--tsne gcn --seeds 2", "--seeds has no effect here: --tsne trains"),
+        ("--tsne gcn --jobs 2", "--jobs has no effect here: --tsne trains"),
         ("--table 3 --datasets cora,core", "--datasets cora,core: unknown 'core'"),
         ("--table 5", "argument --table: invalid choice"),
         ("--seeds 0", "'0' is not a whole number above 0"),
