@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> None:
     for flag in () if arguments.search else search_only:
         if getattr(arguments, flag) is not None:
             raise UserError(f"--{flag} has no effect here: only --search reads it; leave it out")
-    if arguments.table and (arguments.search or arguments.prepare):
+    if sum(map(bool, (arguments.table, arguments.search, arguments.prepare))) > 1:
         raise UserError("--table, --search and --prepare are three commands; give one of them")
     if arguments.table:
         _run_table(arguments, given)
@@ -164,12 +164,12 @@ def _train(
 
 
 def _numbers(arguments: argparse.Namespace, name: str, default: Sequence[float]) -> tuple[float, ...]:
-    """A flag's numbers, each checked as the setting that it is of ("lrs": lr)."""
+    """A flag's numbers, each once and checked as the setting that it is of ("lrs": lr)."""
     text = getattr(arguments, name)
     if text is None:
         return tuple(default)
     key = name.removesuffix("s")
-    return tuple(getattr(make_settings(Settings, {key: part.strip()}), key) for part in text.split(","))
+    return tuple(dict.fromkeys(getattr(make_settings(Settings, {key: part.strip()}), key) for part in text.split(",")))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -66,7 +66,7 @@ def test_prepare_makes_the_cache_alone(where, tmp_path):
 
 
 def test_search_goes_on_and_chooses_by_validation(where, tmp_path, capsys, monkeypatch):
-    command = [*DEEP, "--search", "--lrs", "1e-5,1e-2", "--dropouts", "0,.5", *where]
+    command = [*DEEP, "--search", "--lrs", "1e-5,1e-2,0.01", "--dropouts", "0,.5", *where]
     trained = []
 
     def interrupted(settings, *rest, **options):
@@ -151,6 +151,7 @@ def test_table_beside_the_published_numbers(where, tmp_path, capsys):
         ("--search --lrs .1,x", "lr = x: expected a number"),
         ("--table 2 --lr 1", "--lr has no effect here: the table goes by its configs"),
         ("--table 2 --search", "--table, --search and --prepare are three commands"),
+        ("--search --prepare", "--table, --search and --prepare are three commands"),
         ("--models fm", "--models has no effect here: only --table reads it"),
         ("--table 2 --models fn", "--models fn: unknown 'fn'"),
         ("--table 7", "argument --table: invalid choice"),
