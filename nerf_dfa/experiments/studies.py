@@ -18,8 +18,9 @@ A study is a file of sections, every setting a flag of train.py:
     flags = --learning_rule dfa
 
 A cell is trained with the study's flags, then its column's, then its row's; the last one counts. A row may leave
-columns out with `only = column; column`, and have its own `search_steps`, for what a short trial does not see. A
-`datadir` is looked for in the folder of the data, a `config` beside the program's own.
+columns out with `only = column; column`, and have its own `search_steps`, for what a short trial does not see, or one
+`rate` for which none is tried. A `datadir` is looked for in the folder of the data, a `config` beside the program's
+own.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ FIGURES = ("dots", "pictures", "alignment")
 KNOWN = {
     "study": {"title", "flags", "seeds", "rates", "search_steps", "figure", "note"},
     "column": {"flags", "scene"},
-    "row": {"flags", "only", "search_steps"},
+    "row": {"flags", "only", "rate", "search_steps"},
 }
 
 
@@ -53,12 +54,16 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """A way to learn. only: names of the columns that it has a cell in; empty: all. search_steps: None: the study's."""
+    """A way to learn. only: names of the columns that it has a cell in; empty: all.
+
+    search_steps: None: the study's. rate: a factor of the learning rate for which none is searched.
+    """
 
     name: str
     flags: tuple[str, ...]
     only: tuple[str, ...] = ()
     search_steps: int | None = None
+    rate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,10 @@ class Study:
             for column in self.columns:
                 if not row.only or column.name in row.only:
                     yield row, column
+
+    def searches(self, row: Row) -> bool:
+        """Whether the row's cells try learning rates."""
+        return row.rate is None and len(self.rates) > 1
 
     def arguments(self, row: Row, column: Column, data: Path) -> list[str]:
         """train.py's arguments for a cell, with whole paths. Raises UserError for what train.py would refuse."""
@@ -128,7 +137,8 @@ def read_study(path: Path) -> Study:
             columns.append(Column(name, flags, values.get("scene")))
         else:
             only = tuple(part.strip() for part in values.get("only", "").split(";") if part.strip())
-            rows.append(Row(name, flags, only, _steps(path, values)))
+            rate = _number(path, "rate", values["rate"], float) if "rate" in values else None
+            rows.append(Row(name, flags, only, _steps(path, values), rate))
     names = {column.name for column in columns}
     for row in rows:
         for name in row.only:

@@ -204,6 +204,7 @@ def _flags(study: Study) -> list[str]:
     lines += [f"{column.name}: `{' '.join(column.flags)}`" for column in study.columns]
     for row in study.rows:
         trials = f", its rates by trials of {row.search_steps} steps" if row.search_steps else ""
+        trials += "" if row.rate is None else f", its learning rate {row.rate:g} times that of the flags"
         lines.append(f"{row.name}: `{' '.join(row.flags)}`{trials}")
     return [f"* {line}" for line in lines]
 

@@ -108,9 +108,9 @@ def run_study(study: Study, out: Path, data: Path, jobs: int = 1) -> dict[str, A
             said = f"{run['psnr']:.2f} dB, {run['seconds']:.0f} s"
         keep(key, row, column, {"seed": seed, "rate": rate, **run}, said)
 
-    if len(study.rates) > 1:
-        drive([attempt(*cell, rate) for rate in study.rates for cell in cells], jobs)
-        drive([extend(*cell) for cell in cells], jobs)
+    searched = [cell for cell in cells if study.searches(cell[0])]
+    drive([attempt(*cell, rate) for rate in study.rates for cell in searched], jobs)
+    drive([extend(*cell) for cell in searched], jobs)
     drive([train(*cell, seed) for seed in range(study.seeds) for cell in cells], jobs)
     return result
 
@@ -144,8 +144,8 @@ def tried(runs: dict[str, Any], row: Row, column: Column) -> dict[float, float]:
 
 def best_rate(study: Study, runs: dict[str, Any], row: Row, column: Column) -> float:
     """The factor of the learning rates with the best PSNR on training views that were held out; the least of equals."""
-    if len(study.rates) == 1:
-        return study.rates[0]
+    if not study.searches(row):
+        return row.rate or study.rates[0]
     found = tried(runs, row, column)
     return max(sorted(found), key=found.__getitem__)
 
@@ -191,9 +191,14 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _check(study: Study, row: Row, column: Column, runs: dict[str, Any], path: Path) -> None:
     stated = _stated(study, row, column)
+    rate = None if study.searches(row) else best_rate(study, runs, row, column)
     for key, run in runs.items():
-        if key.startswith(key_of(row, column, "")) and run["flags"] != stated:
-            raise UserError(
-                f"{path}: '{key}' was trained by other flags ({' '.join(run['flags'])}); move the file away, or give "
-                "another --out"
-            )
+        if not key.startswith(key_of(row, column, "")):
+            continue
+        if run["flags"] != stated:
+            other = f"other flags ({' '.join(run['flags'])})"
+        elif rate not in (None, run["rate"]):
+            other = f"another factor of the learning rate ({run['rate']:g})"
+        else:
+            continue
+        raise UserError(f"{path}: '{key}' was trained by {other}; move the file away, or give another --out")

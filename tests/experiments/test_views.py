@@ -199,6 +199,26 @@ def test_a_row_may_have_longer_trials(study, run, monkeypatch):
     assert "its rates by trials of 5 steps" in table
 
 
+def test_a_row_may_have_one_rate_and_no_trials(study, run, monkeypatch):
+    calls = []
+
+    def fake(flags, seed, factor, search_steps=None):
+        calls.append((next(name for name in ("bp", "dfa", "dfa-best") if name in flags), factor, search_steps))
+        found = {"restarts": 0, "views": 1, "seconds": 1.0}
+        return {**found, "psnr" if search_steps is None else "val_psnr": factor}, np.zeros((4, 4, 3), np.uint8)
+
+    monkeypatch.setattr(views, "run_cell", fake)
+    row, head = "[row dfa]\n", {"seeds = 2": "seeds = 1\nrates = 1 2\nsearch_steps = 3"}
+    status, table, _ = run(study(**head, **{row: row + "rate = 3\n"}), "--columns", "grid")
+    assert status == 0
+    assert [call for call in calls if call[0] == "dfa"] == [("dfa", 3.0, None)]
+    assert "its learning rate 3 times that of the flags" in table
+    assert "(3)<br>" in table
+    status, _, said = run(study(**head, **{row: row + "rate = 4\n"}), "--columns", "grid")
+    assert status == 2
+    assert "another factor of the learning rate (3)" in said
+
+
 def test_trials_are_not_longer_than_the_runs(study, run, monkeypatch):
     calls = []
 
