@@ -61,11 +61,12 @@ def run_cell(
     trained = train(options, scene, device)
     if trained is None:
         return {"restarts": RESTARTS, "lrate": options.lrate, "val_psnr" if search_steps else "psnr": None}, None
-    trainer, alignment = trained
+    trainer, alignment, lost = trained
     result: dict[str, Any] = {
         "steps": trainer.finished,
         "seconds": trainer.seconds,
         "restarts": trainer.restarts,
+        "lost": lost,
         "lrate": options.lrate,
         "precision": options.precision,
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
@@ -91,8 +92,9 @@ def held_out(scene: Scene) -> Scene:
     return replace(scene, split={**scene.split, "train": tuple(i for i in train if i not in val), "val": val})
 
 
-def train(options: Options, scene: Scene, device: torch.device) -> tuple[Trainer, list[dict[str, Any]]] | None:
-    """The trained field, begun anew where it collapsed; and its alignment over training, if the options want it.
+def train(options: Options, scene: Scene, device: torch.device) -> tuple[Trainer, list[dict[str, Any]], float] | None:
+    """The trained field, begun anew where it collapsed; its alignment over training, if the options want it; and how
+    many dB it had lost in the end of what it once had.
 
     None: it collapsed every time.
     """
@@ -104,7 +106,7 @@ def train(options: Options, scene: Scene, device: torch.device) -> tuple[Trainer
             layers = trainer.task.alignment(trainer.model).as_dict()
             alignment.append({"step": step, **layers})
 
-        watch(trainer)
+        course = watch(trainer)
         if options.i_alignment:
             trainer.every(max(1, options.N_iters // ALIGNMENTS), lambda progress: align(progress.step))
         try:
@@ -113,7 +115,7 @@ def train(options: Options, scene: Scene, device: torch.device) -> tuple[Trainer
         except Collapsed:
             seconds = trainer.seconds
             continue
-        return trainer, alignment
+        return trainer, alignment, course.fall()
     return None
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from nerf_dfa.evaluation.published import LLFF_REAL, NERF_SYNTHETIC
 from nerf_dfa.experiments.studies import Column, Row, Study
 from nerf_dfa.files import write_text, written_whole
+from nerf_dfa.nerf.collapse import FALLEN
 from nerf_dfa.training.cells import line, mean_std
 
 DUAL = {"psnr_dual_pixels": "dual, mean of pixels", "psnr_dual_raw": "dual, mean of raw outputs"}
@@ -93,6 +94,7 @@ def markdown(cells: Cells) -> str:
     )
     views = sorted({run["views"] for run in runs if "views" in run})
     never = sum(run["psnr"] is None for run in runs)
+    fallen = sum(run.get("lost", 0) > 0 for run in runs)
     jobs = max(run.get("jobs", 1) for run in runs)
     lines += [
         "",
@@ -104,7 +106,9 @@ def markdown(cells: Cells) -> str:
             rates=searched,
         ),
         f"{len(runs)} runs, of which {sum(run['restarts'] > 0 for run in runs)} collapsed and began anew "
-        f"({collapsed} times)" + (f"; {never} collapsed at every initialisation." if never else "."),
+        f"({collapsed} times)"
+        + (f"; {never} collapsed at every initialisation" if never else "")
+        + (f"; {fallen} lost more than {FALLEN:g} dB of what they had learned before the end." if fallen else "."),
     ]
     lines += [study.note] if study.note else []
     machines = sorted({_machine(run["machine"]) for run in runs})

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nerf_dfa.learning import Tape
+from nerf_dfa.learning import Rule, Tape
 from nerf_dfa.learning.room import Room
 from nerf_dfa.learning.sequential import SequentialLinear
 
@@ -51,9 +51,11 @@ class Field(nn.Module):
     """Base of all fields. A subclass gives `raw`; this class turns raw outputs into density and colour.
 
     box: (2, 3), lower and upper corner of the part of the world that the field fills; None: all of it.
+    rule: how it learns; a subclass makes it.
     """
 
     box: Float[Tensor, "2 3"] | None
+    rule: Rule
 
     def __init__(
         self, density_activation: DensityActivation = "softplus", box: Float[Tensor, "2 3"] | None = None

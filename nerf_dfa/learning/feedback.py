@@ -109,7 +109,8 @@ class TargetFeedback(SharedFeedback):
     """Direct random target projection: the targets stand in for the error, S_i = -t B_i / rows.
 
     For classification with targets (..., c) in [0, 1]: the error y - t has the sign of -t where outputs lie in [0, 1].
-    Set `targets` before `backward`. The signal does not wait for the output at all.
+    Elsewhere -t / rows is a stand-in for the error that is known without the output (a radiance field's: nerf/task.py).
+    Set `targets` before `backward`.
     """
 
     targets: Tensor | None = None

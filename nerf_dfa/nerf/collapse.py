@@ -1,21 +1,30 @@
-"""Collapse: a field whose pictures have one colour everywhere, and whose gradient is as good as zero; or no number.
+"""What can go wrong in training: a field that collapses, and one that loses in the end what it had learned.
 
-With a density of ReLU it happens when every raw density falls below zero in the first steps: nothing is left that an
-error could raise. A collapsed field never recovers, so that the run has to begin anew from other weights.
+Collapse: pictures have one colour everywhere, and the gradient is as good as zero; or the loss is no number. With a
+density of ReLU it happens when every raw density falls below zero in the first steps: nothing is left that an error
+could raise. A collapsed field never recovers, so that the run has to begin anew from other weights.
+
+Fall: at a learning rate that is too high a field may learn for thousands of steps, and then lose decibels for good.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
+from dataclasses import dataclass, field
 
 from nerf_dfa.training import Progress, Trainer
 
-# A picture is uniform where the contrast of a batch's pixels is below this share of the photographs' (healthy fields
-# are above a third after 50 steps), and the field has collapsed where this is so at two checks running.
-UNIFORM = 0.02
+# A picture is uniform where the contrast of a batch's pixels is below this share of the photographs', and the field has
+# collapsed where this is so at two checks running. Empty fields have some 1e-6. Opaque ones that learn slowly, as with
+# the DFA paper's rate, have a hundredth for some hundred steps, and then learn.
+UNIFORM = 1e-3
 CHECK_EVERY, CHECK_FIRST, CHECK_LAST = 50, 100, 1000  # steps
-RESTARTS = 4
+# With ReLU and random output biases each of two networks is empty from the first step at two in five initialisations.
+RESTARTS = 9
 SEED_STRIDE = 1_000_003  # between the seeds of one attempt and the next
+# A field has fallen where the median PSNR of the last so many batches that were looked at is so far below the best.
+MEDIAN_OF, FALLEN = 10, 4.0  # batches, dB
 
 
 class Collapsed(Exception):
@@ -26,14 +35,37 @@ class Collapsed(Exception):
         self.step = step
 
 
-def watch(trainer: Trainer) -> None:
-    """Lets the trainer's run raise Collapsed. Loss and contrast are read at a few steps only: a GPU has to wait."""
-    uniform = 0
+@dataclass
+class Course:
+    """How well the training rays are met over a run: the PSNR of its last batches, in dB, and the best it has been."""
+
+    last: list[float] = field(default_factory=list)
+    best: float = -math.inf
+    best_step: int = 0
+
+    def add(self, psnr: float, step: int) -> None:
+        self.last = [*self.last, psnr][-MEDIAN_OF:]
+        if len(self.last) == MEDIAN_OF and (now := statistics.median(self.last)) > self.best:
+            self.best, self.best_step = now, step
+
+    def fall(self) -> float:
+        """How far the last batches are below the best, in dB; 0 where that is no more than batches differ."""
+        lost = self.best - statistics.median(self.last) if math.isfinite(self.best) else 0.0
+        return lost if lost > FALLEN else 0.0
+
+
+def watch(trainer: Trainer) -> Course:
+    """Lets the trainer's run raise Collapsed; returns its course, which grows while it runs.
+
+    What a step shows is read at a few steps only: a GPU has to wait.
+    """
+    uniform, course = 0, Course()
 
     def check(progress: Progress) -> None:
         nonlocal uniform
         if not math.isfinite(float(progress.scalars["loss"])):
             raise Collapsed(progress.step, "the loss is no finite number")
+        course.add(float(progress.scalars["psnr"]), progress.step)
         if not CHECK_FIRST <= progress.step <= CHECK_LAST:
             return
         # A batch of photographs of one colour makes the contrast infinite or no number, which proves nothing.
@@ -42,6 +74,7 @@ def watch(trainer: Trainer) -> None:
             raise Collapsed(progress.step)
 
     trainer.every(CHECK_EVERY, check)
+    return course
 
 
 def seed_of(seed: int, attempt: int) -> int:

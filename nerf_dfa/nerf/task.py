@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 import torch
@@ -85,18 +85,15 @@ class NerfTask:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Squared error of the coarse plus that of the fine pixels (equation 6); shown: the best one's PSNR.
 
-        Shown too: the contrast, the standard deviation of the best pixels' colours over that of the photographs'.
+        Shown too: the contrast, the standard deviation of the pixels' colours over that of the photographs', of the
+        network where it is less.
         """
-        with ExitStack() as stack:
-            aimed = {
-                name: stack.enter_context(field.rule.aiming())
-                for name, field in model.fields.items()
-                if isinstance(field.rule, TargetProjection)
-            }
+        with _aiming(model) as aimed:
             rendered = render_rays(model, batch.rays, self.training, generator)
         for name, passes in aimed.items():
             _aim(passes, getattr(rendered, name).rgb, batch.colours)
-        contrast = (_variance(rendered.best.rgb.detach()) / _variance(batch.colours)).sqrt()
+        least = torch.stack([_variance(pixels.rgb.detach()) for pixels in rendered if pixels is not None]).amin()
+        contrast = (least / _variance(batch.colours)).sqrt()
         coarse = (rendered.coarse.rgb - batch.colours).square().mean()
         if rendered.fine is None:
             return coarse, {"psnr": psnr(coarse.detach()), "contrast": contrast}
@@ -137,13 +134,26 @@ class NerfTask:
         return self._pixels(views[view].to(device), row.to(device), column.to(device))
 
 
+@contextmanager
+def _aiming(model: RadianceModel) -> Iterator[dict[str, list[tuple[Aimed, Tensor]]]]:
+    """The passes within, with their outputs (n, 4), of each field whose rule is drtp; those have yet to be aimed."""
+    with ExitStack() as stack:
+        rules = {name: field.rule for name, field in model.fields.items()}
+        yield {
+            name: stack.enter_context(rule.aiming())
+            for name, rule in rules.items()
+            if isinstance(rule, TargetProjection)
+        }
+
+
 def _aim(passes: list[tuple[Aimed, Tensor]], rgb: Float[Tensor, "rays 3"], colours: Float[Tensor, "rays 3"]) -> None:
     """Tells the passes of a field whose rule is drtp, and which made these pixels, their targets.
 
     A ray's samples have no targets; its pixel has, and the renderer takes them to the samples as it does the error:
-    with the photographs' mean colour m in place of the pixel, the error 2 (m - c) / N is known before there is any
-    output. (A class is coded by 0 and 1, and that it is the target says the sign of its error; a colour alone does
-    not.) It is the error of a field that is fog of that colour, as new fields are, and never becomes less.
+    with the mean m of the batch's colours in place of the pixel, the error 2 (m - c) / N of its N numbers is known
+    before there is any output. (A class is coded by 0 and 1, and that it is the target says the sign of its error; a
+    colour alone does not.) It is the error of a field that is fog of that colour, as new fields are, and never becomes
+    less.
     """
     error = (colours.mean(0) - colours) * (2 / colours.numel())
     found = torch.autograd.grad(rgb, [y for _, y in passes], error, retain_graph=True) if passes else ()

@@ -247,7 +247,7 @@ def train(trainer: Trainer, studio: Studio, options: Options, folder: Path, data
                 writer.add_scalar(name, value, progress.step)
             writer.add_image("view", _preview(studio), progress.step, dataformats="HWC")
 
-        watch(trainer)
+        course = watch(trainer)
         trainer.every(1, show)
         trainer.every(options.i_print, log)
         trainer.every(options.i_img, preview)
@@ -263,6 +263,11 @@ def train(trainer: Trainer, studio: Studio, options: Options, folder: Path, data
         trainer.every(options.i_video, lambda _: _video(trainer, studio, options, folder))
         completed = trainer.run(options.N_iters)
         bar.update(trainer.finished - bar.n)
+    if lost := course.fall():
+        tqdm.write(
+            f"warning: the training rays' PSNR is {lost:.1f} dB below the {course.best:.1f} dB that it had at step "
+            f"{course.best_step}: a lower --lrate may keep what was learned"
+        )
     return completed
 
 

@@ -5,9 +5,13 @@ import pytest
 import torch
 
 from nerf_dfa.nerf import train
-from nerf_dfa.nerf.collapse import Collapsed, seed_of, watch
+from nerf_dfa.nerf.collapse import FALLEN, MEDIAN_OF, RESTARTS, Collapsed, Course, seed_of, watch
 from nerf_dfa.training import Progress, Trainer
 from nerf_dfa.training.checkpoints import load_checkpoint
+
+
+def scalars(contrast=1.0, loss=0.1, psnr=10.0):
+    return {"contrast": torch.tensor(contrast), "loss": torch.tensor(loss), "psnr": torch.tensor(psnr)}
 
 
 class FakeTrainer(Trainer):
@@ -20,7 +24,7 @@ class FakeTrainer(Trainer):
     def show(self, contrasts):
         for number, contrast in enumerate(contrasts, 1):
             step = number * self.steps
-            self.hook(Progress(step, 0.0, {"contrast": torch.tensor(contrast), "loss": torch.tensor(0.1)}))
+            self.hook(Progress(step, 0.0, scalars(contrast)))
 
 
 def watched():
@@ -33,7 +37,8 @@ def watched():
     "contrasts",
     [
         [0.0, 0.5, 0.9, 1.0],  # uniform in the very first steps
-        [0.3, 0.01, 0.3, 0.01, 0.3],  # never twice running
+        [0.02, 0.009, 0.012, 0.009, 0.02, 0.1],  # slow
+        [0.3, 1e-6, 0.3, 1e-6, 0.3],  # never twice running
         [0.3, float("nan"), float("inf"), float("nan")],  # photographs without contrast
         [0.9] * 20 + [0.0] * 5,  # late: not looked at
     ],
@@ -44,14 +49,50 @@ def test_what_is_no_collapse(contrasts):
 
 def test_two_uniform_pictures_running_are():
     with pytest.raises(Collapsed, match="step 150 all pixels have one colour"):
-        watched().show([0.3, 0.01, 0.001, 0.9])
+        watched().show([0.3, 1e-4, 1e-6, 0.9])
 
 
 @pytest.mark.parametrize("step", [50, 20_000])
 @pytest.mark.parametrize("loss", ["nan", "inf"])
 def test_a_loss_that_is_no_number_is_one_whenever(step, loss):
     with pytest.raises(Collapsed, match=f"step {step} the loss is no finite number"):
-        watched().hook(Progress(step, 0.0, {"contrast": torch.tensor(1.0), "loss": torch.tensor(float(loss))}))
+        watched().hook(Progress(step, 0.0, scalars(loss=float(loss))))
+
+
+def course_of(values):
+    course = Course()
+    for number, value in enumerate(values, 1):
+        course.add(float(value), 50 * number)
+    return course
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [],
+        [30.0] * (MEDIAN_OF - 1),  # too few
+        [*range(10, 30)],
+        [20.0, 28.0] * 20,  # batches differ
+        [25.0] * 30 + [20.0] * (MEDIAN_OF // 2 - 1),  # a few bad ones
+        [25.0] * 30 + [25.1 - FALLEN] * 30,
+    ],
+)
+def test_what_is_no_fall(values):
+    assert course_of(values).fall() == 0
+
+
+def test_a_fall_is_counted_from_the_best_median():
+    course = course_of([*range(10, 22)] + [21.0] * 20 + [99.0] * 3 + [13.0] * 30)
+    assert course.fall() == pytest.approx(21.0 - 13.0)
+    assert (course.best, course.best_step) == (21.0, 50 * 17)
+
+
+def test_training_that_falls_says_so(tiny_scene, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train, "watch", lambda trainer: course_of([20.0] * 20 + [10.0] * 10))
+    flags = ["--datadir", str(tiny_scene), "--basedir", str(tmp_path), "--expname", "fallen", *SMALL, "--N_iters", "2"]
+    assert train.main(flags) == 0
+    said = capsys.readouterr()
+    assert "10.0 dB below the 20.0 dB that it had at step 500: a lower --lrate" in said.out + said.err
 
 
 def test_attempts_have_seeds_of_their_own():
@@ -85,13 +126,15 @@ def broken_at_first(monkeypatch):
     return break_first
 
 
-def test_a_collapsed_run_begins_anew(tiny_scene, tmp_path, broken_at_first, capsys):
+@pytest.mark.parametrize("fine", ["0", "8"])  # a fine network that learns does not hide a coarse one that is empty
+def test_a_collapsed_run_begins_anew(tiny_scene, tmp_path, broken_at_first, capsys, fine):
     broken_at_first(2)
     flags = ["--datadir", str(tiny_scene), "--basedir", str(tmp_path), "--expname", "anew", *SMALL]
+    flags += ["--N_importance", fine, "--density_activation", "softplus"]
     assert train.main(flags) == 0
     said = capsys.readouterr()
-    assert "number 1 of at most 4" in said.out + said.err
-    assert "number 2 of at most 4" in said.out + said.err
+    assert "number 1 of at most 9" in said.out + said.err
+    assert "number 2 of at most 9" in said.out + said.err
     metrics = json.loads((tmp_path / "anew" / "metrics.json").read_text())
     assert (metrics["restarts"], metrics["seed"], metrics["steps"]) == (2, 0, 160)
 
@@ -109,7 +152,7 @@ def test_a_collapsed_run_that_began_from_a_checkpoint_does_not_begin_from_nothin
 
 
 def test_one_that_always_collapses_ends_in_one_line(tiny_scene, tmp_path, broken_at_first, capsys):
-    broken_at_first(5)
+    broken_at_first(RESTARTS + 1)
     flags = ["--datadir", str(tiny_scene), "--basedir", str(tmp_path), "--expname", "never", *SMALL]
     assert train.main(flags) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
