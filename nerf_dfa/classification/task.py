@@ -19,7 +19,7 @@ from nerf_dfa.errors import UserError
 from nerf_dfa.learning import RULES
 from nerf_dfa.learning.alignment import Alignment, measure_alignment
 from nerf_dfa.learning.feedback import NORMALISATIONS, TargetFeedback
-from nerf_dfa.learning.hybrid import HybridOptimizer
+from nerf_dfa.learning.hybrid import HybridAdam, HybridOptimizer
 from nerf_dfa.learning.projection import PROJECTIONS
 from nerf_dfa.training import Trainer
 from nerf_dfa.training.schedules import exponential
@@ -150,6 +150,9 @@ OPTIMISERS: dict[str, Callable[[nn.Module, Settings, int], torch.optim.Optimizer
     "hybrid": lambda model, s, seed: HybridOptimizer(
         model, 1.0, s.probability, momentum=s.momentum, weight_decay=s.l2, seed=seed
     ),  # the trainer sets its learning rate
+    "hybrid_adam": lambda model, s, seed: HybridAdam(
+        model, 1.0, s.probability, mix=1.0, betas=(0.9, s.beta2), weight_decay=s.l2, seed=seed
+    ),
 }
 
 
@@ -170,10 +173,10 @@ class Settings:
     normalisation: str = setting("layer", "of the feedback", choices=tuple(NORMALISATIONS))
     k: int = setting(1, "entries per column of sparse feedback", low=1)
     average: float = setting(0.05, "largest step of fdfa's feedback towards a new estimate", low=1e-9)
-    optimiser: str = setting("adam", "hybrid is that of hdfa", choices=tuple(OPTIMISERS))
+    optimiser: str = setting("adam", "hybrid and hybrid_adam are hdfa's", choices=tuple(OPTIMISERS))
     momentum: float = setting(0.0, "of sgd and hybrid", low=0, below=1)
-    probability: float = setting(0.1, "of an exact step of hybrid", low=0, below=1)
-    beta2: float = setting(0.999, "of adam and radam", low=0, below=1)
+    probability: float = setting(0.1, "of an exact step of hdfa", low=0, below=1)
+    beta2: float = setting(0.999, "of adam, hybrid_adam and radam", low=0, below=1)
     rate_scale: float = setting(1.0, "the grid of learning rates is multiplied by it", low=1e-9)
     l1: float = setting(0.0, "times sum |W|, added to the loss", low=0)
     l2: float = setting(0.0, "half of it times sum W^2, added to the loss", low=0)
@@ -189,8 +192,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.weight_decay and (self.l2 or self.optimiser != "adam"):
             raise UserError(f"weight_decay = {self.weight_decay}: only with optimiser adam and without l2")
-        if (self.optimiser == "hybrid") != (self.rule == "hdfa"):
-            raise UserError(f"optimiser hybrid and rule hdfa go together: {self.optimiser}, {self.rule}")
+        if self.optimiser.startswith("hybrid") != (self.rule == "hdfa"):
+            raise UserError(f"optimiser hybrid or hybrid_adam and rule hdfa go together: {self.optimiser}, {self.rule}")
         if self.free > self.width or (self.free >= 0 and self.depth < 2):
             raise UserError(f"free = {self.free}: the second of {self.depth} layers has {self.width}")
 

@@ -170,10 +170,12 @@ def test_mask_changes_nothing_but_the_held_neurons(blobs):
         assert (parameter.grad[~free] == 0).all()
 
 
-@pytest.mark.parametrize("rule", list(RULES))
+LEARNERS = [*((rule, "hybrid" if rule == "hdfa" else "adam") for rule in RULES), ("hdfa", "hybrid_adam")]
+
+
+@pytest.mark.parametrize(("rule", "optimiser"), LEARNERS)
 @pytest.mark.parametrize("norm", ["none", "batch", "layer"])
-def test_every_rule_trains_with_every_norm_and_dropout(blobs, rule, norm):
-    optimiser = "hybrid" if rule == "hdfa" else "adam"
+def test_every_rule_trains_with_every_norm_and_dropout(blobs, rule, optimiser, norm):
     settings = Settings(width=8, depth=2, rule=rule, norm=norm, dropout=0.2, optimiser=optimiser, probability=0.5)
     settings = replace(settings, steps=4, evaluate_every=2, batch_size=8)
     first, second = train(settings, blobs, 1e-2, 0), train(settings, blobs, 1e-2, 0)

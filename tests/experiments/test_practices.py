@@ -127,7 +127,7 @@ def test_bottleneck_runs_and_refuses_another_factor(config, tmp_path, digits, mo
         ("relu, tanh", "relu, tahn", "values: activation = tahn: expected one of relu"),
         ("relu, tanh", "relu, norm=bach", "values: norm = bach: expected one of none"),
         ("bp, dfa", "bp, dfaa", "rules: rule = dfaa: expected one of bp"),
-        ("bp, dfa", "bp, hdfa", "rules: optimiser hybrid and rule hdfa go together: adam, hdfa"),
+        ("bp, dfa", "bp, hdfa", "rules: optimiser hybrid or hybrid_adam and rule hdfa go together: adam, hdfa"),
         ("factor = activation", "factor = activations", "factor = activations: expected mixed or one of"),
         ("factor = activation", "", "'factor' is missing"),
         ("1e-3, 1e-2", "1e-3, nan", "learning_rates = nan: expected a number"),
