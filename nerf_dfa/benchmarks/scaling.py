@@ -28,7 +28,7 @@ from nerf_dfa.errors import UserError
 from nerf_dfa.learning import RULES
 from nerf_dfa.machine import machine
 from nerf_dfa.nerf.options import Options, check
-from nerf_dfa.nerf.train import make_trainer
+from nerf_dfa.nerf.trainer import make_trainer
 from nerf_dfa.rendering import Cameras, image_rays
 from nerf_dfa.scenes import Scene
 from nerf_dfa.scenes.procedural import CAMERA_ANGLE_X, CAMERA_RADIUS, FAR, NEAR, spiral_poses

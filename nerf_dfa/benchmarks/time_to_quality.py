@@ -34,7 +34,7 @@ from nerf_dfa.nerf.model import measured_precision
 from nerf_dfa.nerf.options import LEARNERS, check_read, learning, to_text
 from nerf_dfa.nerf.run import load_run_scene, scene_format
 from nerf_dfa.nerf.task import RayBatch
-from nerf_dfa.nerf.train import make_trainer
+from nerf_dfa.nerf.trainer import make_trainer
 from nerf_dfa.rendering import camera_rays, render_rays
 from nerf_dfa.scenes import Scene
 from nerf_dfa.scenes.scene import over_background

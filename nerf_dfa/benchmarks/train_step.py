@@ -50,7 +50,7 @@ from nerf_dfa.nerf.model import RULE_PREFIX, measured_precision
 from nerf_dfa.nerf.options import LEARNERS, Options, learning
 from nerf_dfa.nerf.run import load_run_scene, scene_format
 from nerf_dfa.nerf.task import NerfTask
-from nerf_dfa.nerf.train import make_trainer
+from nerf_dfa.nerf.trainer import make_trainer
 from nerf_dfa.scenes import Scene
 from nerf_dfa.scenes.procedural import write_demo
 from nerf_dfa.training import Trainer

@@ -19,7 +19,7 @@ from nerf_dfa.nerf.model import inference_settings, measured_precision
 from nerf_dfa.nerf.options import Options, check_read
 from nerf_dfa.nerf.outputs import make_studio
 from nerf_dfa.nerf.run import load_run_scene, scene_format
-from nerf_dfa.nerf.train import make_trainer
+from nerf_dfa.nerf.trainer import make_trainer
 from nerf_dfa.rendering import RenderedImage
 from nerf_dfa.scenes import Scene
 from nerf_dfa.scenes.scene import over_background

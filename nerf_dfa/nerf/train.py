@@ -14,20 +14,9 @@ from tqdm import tqdm
 from nerf_dfa.errors import UserError, plain_cautions
 from nerf_dfa.evaluation.metrics import to_uint8
 from nerf_dfa.machine import out_of_memory
-from nerf_dfa.nerf.collapse import CHECK_LAST, RESTARTS, Collapsed, seed_of, watch
+from nerf_dfa.nerf.collapse import CHECK_LAST, RESTARTS, Collapsed, watch
 from nerf_dfa.nerf.flags import parse
-from nerf_dfa.nerf.model import (
-    build_model,
-    codec,
-    inference_settings,
-    mean_colour,
-    measured_precision,
-    occupied_anew,
-    sample_length,
-    scene_box,
-    training_settings,
-)
-from nerf_dfa.nerf.optimizer import make_optimizer
+from nerf_dfa.nerf.model import inference_settings, occupied_anew
 from nerf_dfa.nerf.options import Options, check_read
 from nerf_dfa.nerf.outputs import Studio, make_studio, render_path, render_test_set, write_report
 from nerf_dfa.nerf.run import (
@@ -42,19 +31,15 @@ from nerf_dfa.nerf.run import (
     settle_precision,
     write_args,
 )
-from nerf_dfa.nerf.task import NerfTask
+from nerf_dfa.nerf.trainer import make_trainer
 from nerf_dfa.scenes import Scene
 from nerf_dfa.training.checkpoints import list_checkpoints
 from nerf_dfa.training.devices import choose_device
 from nerf_dfa.training.program import INTERRUPTED
-from nerf_dfa.training.schedules import exponential, rising
 from nerf_dfa.training.trainer import Progress, Trainer
 
 PREVIEW_WIDTH = 100  # of the validation image in TensorBoard, in pixels
 SHOW_SECONDS = 0.25  # between two updates of the bar
-# The occupancy looks at the density every so many steps: at none in the first steps, when a scene is still fog and what
-# is given up as empty would be lost; then at all its cells, and later at a share of them.
-LOOK_EVERY, LOOK_AFTER, LOOK_EVERYWHERE, LOOK_SHARE = 16, 100, 400, 0.25
 
 
 @plain_cautions("train.py")
@@ -146,71 +131,6 @@ def _run_on(
     for name, value in results.items():
         say(f"{name:>12}  {value}")
     return 0
-
-
-def make_trainer(
-    options: Options, scene: Scene, device: torch.device, attempt: int = 0, seconds: float = 0.0
-) -> Trainer:
-    """Model, task and optimiser of the options, before the first step.
-
-    attempt: how many have collapsed before; seconds: which those took.
-    """
-    seed = seed_of(options.seed, attempt)
-    torch.manual_seed(seed)
-    model = build_model(options, scene_box(scene, options.bound))
-    if options.output_bias == "mean":
-        for field in model.fields.values():
-            field.start_at(mean_colour(scene))
-    model = model.to(device)
-    rays: dict[int, int] = {}  # of a step, by the number of looks that the occupancy has had: it changes with each
-
-    def rays_of_step() -> int:
-        if not options.N_points:
-            return options.N_rand
-        looks = trainer.finished // LOOK_EVERY
-        if looks not in rays:  # reading the share makes a GPU wait
-            rays.clear()
-            rays[looks] = _rays_within(options, 1.0 if model.occupancy is None else model.occupancy.share())
-        return rays[looks]
-
-    task = NerfTask(
-        scene,
-        training_settings(options, device),
-        inference_settings(options, device),
-        rays_of_step,
-        device,
-        options.no_batching,
-        options.precrop_iters,
-        options.precrop_frac,
-    )
-    trainer = Trainer(
-        model,
-        task,
-        make_optimizer(model, options, seed),
-        rising(exponential(options.lrate, options.lrate_decay * 1000), options.lrate_warmup),
-        torch.Generator(device).manual_seed(seed),
-        measured_precision(options, device) if options.precision == "auto" else options.precision,
-        codec(model),
-        seconds=seconds,
-        restarts=attempt,
-    )
-
-    def look() -> None:
-        """At which parts of the box are empty: everywhere at first, then here and there."""
-        if model.occupancy is not None and trainer.finished > LOOK_AFTER:  # a checkpoint may come without
-            share = 1.0 if trainer.finished <= LOOK_EVERYWHERE else LOOK_SHARE
-            model.occupancy.update(model.density, sample_length(options, scene), trainer.generator, share)
-
-    if model.occupancy is not None:
-        trainer.within(LOOK_EVERY, look)
-    trainer.within(LOOK_EVERY, model.settle)
-    return trainer
-
-
-def _rays_within(options: Options, occupied: float) -> int:
-    """How many rays' samples in an occupied share of space are about N_points; at most N_rand, at least a sixteenth."""
-    samples = (options.N_samples + options.N_importance) * max(occupied, 1e-6)
-    return min(options.N_rand, max(round(options.N_points / samples), -(-options.N_rand // 16)))
 
 
 def train(trainer: Trainer, studio: Studio, options: Options, folder: Path, dataset_type: str) -> bool:

@@ -9,7 +9,7 @@ from nerf_dfa.benchmarks import render
 from nerf_dfa.nerf.flags import parse
 from nerf_dfa.nerf.model import inference_settings
 from nerf_dfa.nerf.run import load_run, load_run_scene, write_args
-from nerf_dfa.nerf.train import make_trainer
+from nerf_dfa.nerf.trainer import make_trainer
 from nerf_dfa.rendering import OccupancyGrid, renderer
 
 

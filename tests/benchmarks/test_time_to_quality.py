@@ -12,7 +12,7 @@ from nerf_dfa.errors import UserError
 from nerf_dfa.nerf.flags import parse
 from nerf_dfa.nerf.run import load_run_scene
 from nerf_dfa.nerf.task import RayBatch
-from nerf_dfa.nerf.train import make_trainer
+from nerf_dfa.nerf.trainer import make_trainer
 from nerf_dfa.rendering import Rays, render_image
 from nerf_dfa.training import Trainer
 

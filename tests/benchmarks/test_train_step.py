@@ -10,7 +10,7 @@ from nerf_dfa.benchmarks import shares, train_step
 from nerf_dfa.benchmarks.measure import in_own_process
 from nerf_dfa.nerf.flags import parse
 from nerf_dfa.nerf.run import load_run_scene
-from nerf_dfa.nerf.train import make_trainer
+from nerf_dfa.nerf.trainer import make_trainer
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import re
 import pytest
 import torch
 
-from nerf_dfa.nerf import train
+from nerf_dfa.nerf import train, trainer
 from nerf_dfa.nerf.collapse import FALLEN, MEDIAN_OF, RESTARTS, Collapsed, Course, seed_of, watch
 from nerf_dfa.training import Progress, Trainer
 from nerf_dfa.training.checkpoints import load_checkpoint
@@ -28,9 +28,9 @@ class FakeTrainer(Trainer):
 
 
 def watched():
-    trainer = FakeTrainer()
-    watch(trainer)
-    return trainer
+    fake = FakeTrainer()
+    watch(fake)
+    return fake
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_fall_is_counted_from_the_best_median():
 
 
 def test_training_that_falls_says_so(tiny_scene, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train, "watch", lambda trainer: course_of([20.0] * 20 + [10.0] * 10))
+    monkeypatch.setattr(train, "watch", lambda _: course_of([20.0] * 20 + [10.0] * 10))
     flags = ["--datadir", str(tiny_scene), "--basedir", str(tmp_path), "--expname", "fallen", *SMALL, "--N_iters", "2"]
     assert train.main(flags) == 0
     said = capsys.readouterr()
@@ -112,7 +112,7 @@ def broken_at_first(monkeypatch):
     """The first `count` models are empty everywhere, and stay so: the raw density is far below zero."""
 
     def break_first(count):
-        build, made = train.build_model, []
+        build, made = trainer.build_model, []
 
         def build_broken(options, box):
             model = build(options, box)
@@ -121,7 +121,7 @@ def broken_at_first(monkeypatch):
                 model.coarse.start_at = lambda colour: model.coarse.output_biases()[1].data.fill_(-1e3)
             return model
 
-        monkeypatch.setattr(train, "build_model", build_broken)
+        monkeypatch.setattr(trainer, "build_model", build_broken)
 
     return break_first
 

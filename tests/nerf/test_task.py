@@ -5,7 +5,7 @@ import torch
 
 from nerf_dfa.nerf.flags import parse
 from nerf_dfa.nerf.run import load_run_scene, scene_format
-from nerf_dfa.nerf.train import LOOK_EVERY, make_trainer
+from nerf_dfa.nerf.trainer import LOOK_EVERY, make_trainer
 from nerf_dfa.rendering import render_rays
 
 FLAGS = (

@@ -18,6 +18,7 @@ from PIL import Image
 from nerf_dfa.evaluation import report
 from nerf_dfa.evaluation.metrics import mse_to_psnr
 from nerf_dfa.nerf import render, train
+from nerf_dfa.nerf import trainer as making
 from nerf_dfa.nerf.collapse import Collapsed
 from nerf_dfa.nerf.options import learning
 from nerf_dfa.training.checkpoints import list_checkpoints, load_checkpoint
@@ -83,8 +84,8 @@ def test_metrics_are_those_of_the_files_on_disk(flags, run, tiny_scene):
 def test_a_run_stopped_and_started_again_equals_an_unbroken_one_bit_for_bit(
     flags, run, tmp_path, occupancy, more, monkeypatch
 ):
-    monkeypatch.setattr(train, "LOOK_EVERY", 2)
-    monkeypatch.setattr(train, "LOOK_AFTER", 0)
+    monkeypatch.setattr(making, "LOOK_EVERY", 2)
+    monkeypatch.setattr(making, "LOOK_AFTER", 0)
     flags = [*flags, "--occupancy", occupancy, *more.split()]
     assert train.main([*flags, "--expname", "whole"]) == 0
     assert train.main([*flags, "--N_iters", "4"]) == 0

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from nerf_dfa.errors import UserError
-from nerf_dfa.nerf import train
 from nerf_dfa.nerf.options import Options
 from nerf_dfa.nerf.run import load_run_scene
+from nerf_dfa.nerf.trainer import make_trainer
 from nerf_dfa.rendering.cameras import Cameras
 from nerf_dfa.scenes import Scene, load_scene
 from nerf_dfa.scenes.procedural import write_demo
@@ -62,7 +62,7 @@ def trained(form: str, folder, steps: int):
     )
     options = replace(options, precision="fp32", N_samples=12, N_rand=64, N_iters=steps, lrate=1e-2, bound=1.5, **given)
     loaded = load_run_scene(options, form)
-    trainer = train.make_trainer(options, loaded, torch.device("cpu"))
+    trainer = make_trainer(options, loaded, torch.device("cpu"))
     batch = trainer.task.batch(1, torch.Generator().manual_seed(5))
     trainer.run(steps)
     task = type(trainer.task)
