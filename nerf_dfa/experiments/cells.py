@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nerf_dfa.errors import UserError
 from nerf_dfa.evaluation.metrics import psnr_8bit, to_uint8
-from nerf_dfa.nerf.collapse import RESTARTS, Collapsed, watch
+from nerf_dfa.nerf.collapse import EARLY, RESTARTS, Collapsed, watch
 from nerf_dfa.nerf.flags import parse
 from nerf_dfa.nerf.model import inference_settings, measured_precision
 from nerf_dfa.nerf.options import Options, check_read
@@ -106,7 +106,7 @@ def train(options: Options, scene: Scene, device: torch.device) -> tuple[Trainer
             layers = trainer.task.alignment(trainer.model).as_dict()
             alignment.append({"step": step, **layers})
 
-        course = watch(trainer)
+        course = watch(trainer, until=EARLY)  # later ones are what the rule has come to
         if options.i_alignment:
             trainer.every(max(1, options.N_iters // ALIGNMENTS), lambda progress: align(progress.step))
         try:

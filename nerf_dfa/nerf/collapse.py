@@ -19,7 +19,9 @@ from nerf_dfa.training import Progress, Trainer
 # collapsed where this is so at two checks running. Empty fields have some 1e-6. Opaque ones that learn slowly, as with
 # the DFA paper's rate, have a hundredth for some hundred steps, and then learn.
 UNIFORM = 1e-3
-CHECK_EVERY, CHECK_FIRST, CHECK_LAST = 50, 100, 1000  # steps
+CHECK_EVERY, CHECK_FIRST = 50, 100  # steps
+# Until this step a collapse is one of the start, from which another initialisation may save the run.
+EARLY = 1000
 # With ReLU and random output biases each of two networks is empty from the first step at two in five initialisations.
 RESTARTS = 9
 SEED_STRIDE = 1_000_003  # between the seeds of one attempt and the next
@@ -54,10 +56,11 @@ class Course:
         return lost if lost > FALLEN else 0.0
 
 
-def watch(trainer: Trainer) -> Course:
+def watch(trainer: Trainer, until: int | None = None) -> Course:
     """Lets the trainer's run raise Collapsed; returns its course, which grows while it runs.
 
-    What a step shows is read at a few steps only: a GPU has to wait.
+    until: the last step at which uniform pictures are a collapse; a loss that is no number always is. What a step shows
+    is read at a few steps only: a GPU has to wait.
     """
     uniform, course = 0, Course()
 
@@ -66,7 +69,7 @@ def watch(trainer: Trainer) -> Course:
         if not math.isfinite(float(progress.scalars["loss"])):
             raise Collapsed(progress.step, "the loss is no finite number")
         course.add(float(progress.scalars["psnr"]), progress.step)
-        if not CHECK_FIRST <= progress.step <= CHECK_LAST:
+        if progress.step < CHECK_FIRST or (until is not None and progress.step > until):
             return
         # A batch of photographs of one colour makes the contrast infinite or no number, which proves nothing.
         uniform = uniform + 1 if float(progress.scalars["contrast"]) < UNIFORM else 0

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from nerf_dfa.errors import UserError, plain_cautions
 from nerf_dfa.evaluation.metrics import to_uint8
 from nerf_dfa.machine import out_of_memory
-from nerf_dfa.nerf.collapse import CHECK_LAST, RESTARTS, Collapsed, watch
+from nerf_dfa.nerf.collapse import EARLY, RESTARTS, Collapsed, watch
 from nerf_dfa.nerf.flags import parse
 from nerf_dfa.nerf.model import inference_settings, occupied_anew
 from nerf_dfa.nerf.options import Options, check_read
@@ -109,7 +109,7 @@ def _run_on(
             completed = train(trainer, studio, options, folder, dataset_type)
             break
         except Collapsed as collapse:
-            if collapse.step > CHECK_LAST:  # not at the start: nobody wants what has been learned thrown away
+            if collapse.step > EARLY:  # not at the start: nobody wants what has been learned thrown away
                 raise UserError(f"{collapse}; lower --lrate, and go on from what {folder} holds or anew") from None
             if options.ft_path is not None:
                 raise UserError(f"{collapse}, having begun from {options.ft_path}; try a lower --lrate") from None

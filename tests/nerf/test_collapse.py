@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from nerf_dfa.nerf import train, trainer
-from nerf_dfa.nerf.collapse import FALLEN, MEDIAN_OF, RESTARTS, Collapsed, Course, seed_of, watch
+from nerf_dfa.nerf.collapse import CHECK_EVERY, EARLY, FALLEN, MEDIAN_OF, RESTARTS, Collapsed, Course, seed_of, watch
 from nerf_dfa.training import Progress, Trainer
 from nerf_dfa.training.checkpoints import load_checkpoint
 
@@ -27,9 +27,9 @@ class FakeTrainer(Trainer):
             self.hook(Progress(step, 0.0, scalars(contrast)))
 
 
-def watched():
+def watched(**options):
     fake = FakeTrainer()
-    watch(fake)
+    watch(fake, **options)
     return fake
 
 
@@ -40,7 +40,6 @@ def watched():
         [0.02, 0.009, 0.012, 0.009, 0.02, 0.1],  # slow
         [0.3, 1e-6, 0.3, 1e-6, 0.3],  # never twice running
         [0.3, float("nan"), float("inf"), float("nan")],  # photographs without contrast
-        [0.9] * 20 + [0.0] * 5,  # late: not looked at
     ],
 )
 def test_what_is_no_collapse(contrasts):
@@ -50,6 +49,13 @@ def test_what_is_no_collapse(contrasts):
 def test_two_uniform_pictures_running_are():
     with pytest.raises(Collapsed, match="step 150 all pixels have one colour"):
         watched().show([0.3, 1e-4, 1e-6, 0.9])
+
+
+def test_late_ones_are_collapses_where_they_are_asked_for():
+    late = [0.9] * (EARLY // CHECK_EVERY) + [0.0] * 2
+    with pytest.raises(Collapsed, match=f"step {EARLY + 2 * CHECK_EVERY} all pixels have one colour"):
+        watched().show(late)
+    watched(until=EARLY).show(late)
 
 
 @pytest.mark.parametrize("step", [50, 20_000])
