@@ -25,7 +25,7 @@ from nerf_dfa.scenes.frusta import draw_cameras
 from nerf_dfa.scenes.images import image_shape
 from nerf_dfa.scenes.load import FORMATS, load_scene, recognise
 from nerf_dfa.scenes.paths import nearest_to_axes
-from nerf_dfa.scenes.placement import FORWARD_MEAN_CONVERGING, FORWARD_MEAN_DIVERGING, facing
+from nerf_dfa.scenes.placement import directions, facing
 from nerf_dfa.scenes.scene import Scene
 from nerf_dfa.scenes.survey import (
     COMFORTABLE_WIDTH,
@@ -213,18 +213,14 @@ def _describe_positions(poses: Float[Tensor, "n 3 4"]) -> str:
 
 
 def _describe_facing(poses: Float[Tensor, "n 3 4"]) -> str:
-    """The verdict and the numbers that `placement.facing` judges by."""
-    axes = normalize(poses[:, :, 2], dim=1)
-    ahead = -((nearest_to_axes(poses) - poses[:, :, 3]) * axes).sum(-1)  # > 0 in front of the camera
-    converging = bool((ahead > 0).double().mean() > 0.5)
-    least = FORWARD_MEAN_CONVERGING if converging else FORWARD_MEAN_DIVERGING
-    mean = axes.mean(0)
-    widest = math.degrees(math.acos((axes @ normalize(mean, dim=0)).min().clamp(-1, 1).item()))
+    """The verdict of `placement.facing` and the numbers that it judges by."""
+    axes, found = normalize(poses[:, :, 2], dim=1), directions(poses)
+    widest = math.degrees(math.acos((axes @ normalize(axes.mean(0), dim=0)).min().clamp(-1, 1).item()))
     verdict = "forward" if facing(poses) == "forward" else "around (360 degrees)"
     return (
-        f"{verdict}: the mean viewing direction has length {mean.norm().item():.3f} "
-        f"({least:g} and more is forward, as the axes meet {'in front of' if converging else 'behind'} the cameras); "
-        f"the axes turn up to {widest:.0f} degrees from it"
+        f"{verdict}: the mean viewing direction has length {found.length:.3f} ({found.least:g} and more is forward, as "
+        f"the axes meet {'in front of' if found.converging else 'behind'} the cameras); the axes turn up to "
+        f"{widest:.0f} degrees from it"
     )
 
 

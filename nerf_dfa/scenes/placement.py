@@ -72,6 +72,24 @@ def unchanged() -> World:
     return World(torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64), 1.0)
 
 
+class Directions(NamedTuple):
+    """What `facing` judges by. length: of the mean viewing direction, in [0, 1]; least: from which on it is one way;
+    converging: whether the point nearest to all optical axes lies in front of most cameras."""
+
+    length: float
+    least: float
+    converging: bool
+
+
+def directions(poses: Float[Tensor, "n 3 4"]) -> Directions:
+    """How much the cameras look one way."""
+    poses = poses.double()
+    ahead = _depths(poses, nearest_to_axes(poses)[None])[:, 0]
+    converging = bool((ahead > 0).double().mean() > 0.5)
+    length = normalize(poses[:, :, 2], dim=1).mean(0).norm().item()
+    return Directions(length, FORWARD_MEAN_CONVERGING if converging else FORWARD_MEAN_DIVERGING, converging)
+
+
 def facing(poses: Float[Tensor, "n 3 4"]) -> Facing:
     """Whether the cameras look one way ("forward") or at a common centre, or all ways ("around").
 
@@ -79,11 +97,8 @@ def facing(poses: Float[Tensor, "n 3 4"]) -> Facing:
     FORWARD_MEAN_CONVERGING for "forward" where the point nearest to all optical axes lies in front of most cameras,
     and FORWARD_MEAN_DIVERGING where it lies behind them.
     """
-    poses = poses.double()
-    ahead = _depths(poses, nearest_to_axes(poses)[None])[:, 0]
-    least = FORWARD_MEAN_CONVERGING if (ahead > 0).double().mean() > 0.5 else FORWARD_MEAN_DIVERGING
-    mean = normalize(poses[:, :, 2], dim=1).mean(0).norm()
-    return "forward" if mean >= least else "around"
+    found = directions(poses)
+    return "forward" if found.length >= found.least else "around"
 
 
 def centred(poses: Float[Tensor, "n 3 4"]) -> World:
