@@ -179,7 +179,7 @@ def _owner(path: str) -> str:
 def _watching(rule: Rule) -> Iterator[list[Collect]]:
     """Within it, passes have the rule's gradients; the gradient of an activation is the signal sent to it."""
     tapes: list[Collect] = []
-    with rule.unchanged():
+    with rule.unchanged(), rule.drawing_apart():
         make = rule._factory or rule._tape
 
         def watched() -> Tape:

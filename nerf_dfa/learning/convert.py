@@ -6,8 +6,8 @@
 
 Forward hooks do what a network written for a rule does itself (rules.py). Without gradients they do nothing, nor at a
 point called outside a forward pass of the model. Parameters keep their names; the rule is a child of the model, `rule`,
-of an nn.Sequential the last one, which passes on what it reads. A converted model can be copied, pickled and compiled;
-one thread at a time runs it (DistributedDataParallel, not DataParallel).
+of an nn.Sequential the last one, which passes on what it reads. A converted model can be copied, pickled and (but under
+fdfa) compiled; one thread at a time runs it (DistributedDataParallel, not DataParallel).
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def revert(model: nn.Module) -> None:
 def _install(model: nn.Module, rule: Rule) -> dict[str, nn.Module]:
     """Makes it the model's rule; the modules that it has replaced by others, by name."""
     before = dict(model.named_modules(remove_duplicate=False))
-    model.rule = rule.prepare(model)
+    model.rule = rule.prepare(model).train(model.training)
     return {name: module for name, module in before.items() if model.get_submodule(name) is not module}
 
 
@@ -135,7 +135,8 @@ def _uninstall(model: nn.Module, handles: Sequence[RemovableHandle], replaced: d
         handle.remove()
     for name, linear in replaced.items():
         now = model.get_submodule(name)
-        linear.weight, linear.bias = now.weight, now.bias
+        for own, found in ((linear._parameters, now._parameters), (linear._buffers, now._buffers)):
+            own.update({key: found[key] for key in own})
         model.set_submodule(name, linear.train(now.training))
     del model.rule
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class OtherLinear(nn.Linear):
-    """An nn.Linear made from another one: the same weight and bias objects, under the same names.
+    """An nn.Linear made from another one, with its parameters, buffers and mode, and the very same hooks.
 
     It carries a tangent with one product, t W^T. torch's own forward-mode derivative multiplies the layer's input by a
     zero tangent of the weight besides, and records both products for a backward pass that never comes.
@@ -18,8 +18,8 @@ class OtherLinear(nn.Linear):
 
     def __init__(self, layer: nn.Linear) -> None:
         nn.Module.__init__(self)
-        self.in_features, self.out_features = layer.in_features, layer.out_features
-        self.weight, self.bias = layer.weight, layer.bias
+        tables = {name: dict(getattr(layer, name)) for name in ("_parameters", "_buffers", "_modules")}
+        self.__dict__.update(layer.__dict__ | tables)  # hooks too: old weight_norm and pruning make the weight in one
 
     def forward(self, x: Tensor) -> Tensor:
         primal, tangent = forward_ad.unpack_dual(x) if forward_ad._current_level >= 0 else (x, None)
@@ -34,12 +34,15 @@ class OtherLinear(nn.Linear):
 def swap_linears(network: nn.Module, other: Callable[[nn.Linear], OtherLinear]) -> list[str]:
     """Replaces every nn.Linear inside the network, at any depth, by other(layer); the names of those replaced.
 
-    The weights are the same objects, so that an optimiser made before still trains them.
+    The weights are the same objects, so that an optimiser made before still trains them. A layer that stands in several
+    places is replaced by one.
     """
-    swapped = []
+    swapped, made = [], {}
     for name, module in list(network.named_modules()):
-        for child_name, child in list(module.named_children()):
+        for child_name, child in list(module._modules.items()):
             if type(child) is nn.Linear:
-                setattr(module, child_name, other(child))
+                if child not in made:
+                    made[child] = other(child)
+                setattr(module, child_name, made[child])
                 swapped.append(f"{name}.{child_name}".lstrip("."))
     return swapped

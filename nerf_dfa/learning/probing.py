@@ -124,9 +124,14 @@ class Probe(Record):
         if self._level is None:
             raise RuntimeError("two probing passes were open at once; networks under fdfa cannot be nested")
         primal, tangent = forward_ad.unpack_dual(y)
-        tangent = torch.zeros_like(primal) if tangent is None else tangent.detach()
         self._leave()
         tokens = self.close(primal)
+        if tangent is None:
+            raise RuntimeError(
+                "no forward derivative of the feedback points reached the output, by which fdfa learns its feedback: "
+                "torch.compile loses them (compile networks of other rules), or nothing leads from a point there"
+            )
+        tangent = tangent.detach()
 
         def observe(error: Tensor) -> None:
             self.feedback.observe(error, tangent, self._flips, self._scales, self._signs)

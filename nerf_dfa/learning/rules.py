@@ -83,20 +83,34 @@ class Rule(nn.Module):
     def collecting(self) -> Iterator[list[Collect]]:
         """Within it, forward passes have their exact gradients, and their tapes are in the list: to measure."""
         tapes: list[Collect] = []
-        layers = [m for network in self._network for m in network.modules() if isinstance(m, SequentialLinear)]
 
         def collect() -> Tape:
             tapes.append(Collect())
             return tapes[-1]
 
+        with self._layers_are("exact"), self.using(collect):
+            yield tapes
+
+    def drawing_apart(self) -> AbstractContextManager[None]:
+        """Within it, the random numbers that the network's layers draw for the rule are none of the network's own."""
+        return self._layers_are("apart")
+
+    @contextmanager
+    def _layers_are(self, state: str) -> Iterator[None]:
+        """Within it, this attribute is true of all layers that the rule has put into the network."""
+        layers = [m for network in self._network for m in network.modules() if isinstance(m, SequentialLinear)]
         for layer in layers:
-            layer.exact = True
+            setattr(layer, state, True)
         try:
-            with self.using(collect):
-                yield tapes
+            yield
         finally:
             for layer in layers:
-                layer.exact = False
+                setattr(layer, state, False)
+
+    def _check_prepared(self) -> None:
+        """Raises RuntimeError before a pass of layers that would send their errors back through their weights."""
+        if not self._network:
+            raise RuntimeError("this rule replaces the network's linear layers: call rule.prepare(network) first")
 
     def unchanged(self) -> AbstractContextManager[None]:
         """Within it, passes give the rule's gradients: none learns from a pass, hdfa makes no exact ones."""
@@ -181,6 +195,7 @@ class Taught(DirectFeedback):
     feedback: TaughtFeedback
 
     def _tape(self) -> Tape:
+        self._check_prepared()
         return Lesson(self.feedback) if self.feedback.next_estimates() else Record(self.feedback)
 
     def prepare(self, network: nn.Module) -> Rule:
@@ -217,6 +232,10 @@ class Sequential(Rule):
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.kind = kind
+
+    def _tape(self) -> Tape:
+        self._check_prepared()
+        return super()._tape()
 
     def prepare(self, network: nn.Module) -> Rule:
         send_back(network, self.kind)
@@ -321,6 +340,9 @@ def make_rule(
         raise ValueError(f"learning rule '{name}' needs at least one hidden layer")
     if reach and len(reach) != len(hidden_widths):
         raise ValueError(f"reach is of {len(reach)} feedback points, and there are {len(hidden_widths)}")
+    for part in reach:
+        if part is not None and (part.step not in (None, 1) or not range(error_width)[part]):
+            raise ValueError(f"reach {part}: expected a slice of at least one of {error_width} outputs, without a step")
     if name == "drtp" and any(part is not None for part in reach):
         raise ValueError("drtp sends the targets of all outputs to every layer; it takes no reach")
     rule = RULES[name](error_width, hidden_widths, **options)

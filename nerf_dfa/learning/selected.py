@@ -1,4 +1,4 @@
-"""Passes of which only the rows that err go back, under any learning rule.
+"""Passes of which only the rows that err go back, under any learning rule but drtp, whose targets are of all rows.
 
     y = selected(network, Selection(0.9999, 0.2), x)             # in place of network(x), while training
 
@@ -56,13 +56,17 @@ class _Selected(torch.autograd.Function):
         ctx.network, ctx.selection, ctx.room = network, selection, room
         ctx.autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
         ctx.save_for_backward(*inputs)
-        return network(*inputs)
+        y = network(*inputs)
+        if y.dim() != 2 or any(len(x) != len(y) for x in inputs):
+            found = ", ".join(str(tuple(x.shape)) for x in (*inputs, y))
+            raise ValueError(f"selected needs rows of inputs and as many rows (n, c) of outputs, and has {found}")
+        return y
 
     @staticmethod
     def backward(ctx, error: Tensor) -> tuple[None, ...]:
         rows, weights = chosen(error, ctx.selection, ctx.room)
         with torch.enable_grad(), torch.autocast(*ctx.autocast):
-            y = ctx.network(*(x[rows] for x in ctx.saved_tensors))
+            y = ctx.network(*(x.detach()[rows] for x in ctx.saved_tensors))
         torch.autograd.backward(y, error[rows] if weights is None else error[rows] * weights[:, None].to(error.dtype))
         return (None,) * (4 + len(ctx.saved_tensors))
 

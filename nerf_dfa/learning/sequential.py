@@ -25,6 +25,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -77,6 +78,7 @@ class SequentialLinear(OtherLinear):
         super().__init__(layer)
         self.kind = kind
         self.exact = False  # True: plain backpropagation, for measuring against it
+        self.apart = False  # True: its random numbers are not the network's, which are the same without it
         size = self.in_features**-0.5
         if kind in OWN:
             back = torch.randn_like(self.weight, requires_grad=False) * size
@@ -135,7 +137,8 @@ class SequentialLinear(OtherLinear):
             products = [F.linear(x, _columns(self.weight, columns), bias) for x, columns, bias in parts]
             return functools.reduce(torch.add, products)
         mirrors = self.kind in MIRRORING and self.training and sends and torch.is_grad_enabled()
-        back = self.mirror() if mirrors else self.backward_matrix()
+        with torch.random.fork_rng() if self.apart else nullcontext():
+            back = self.mirror() if mirrors else self.backward_matrix()
         products = []
         for x, columns, bias in parts:
             weight, sent, learning = (_columns(m, columns) for m in (self.weight, back, self.back_parameter))
@@ -161,7 +164,16 @@ def send_back(network: nn.Module, kind: str) -> list[str]:
     """
     if kind not in KINDS:
         raise ValueError(f"unknown rule '{kind}'; there are {', '.join(KINDS)}")
-    swapped = swap_linears(network, lambda layer: SequentialLinear(layer, kind))
+    of_weight: dict[int, SequentialLinear] = {}
+
+    def made(layer: nn.Linear) -> SequentialLinear:
+        own = SequentialLinear(layer, kind)
+        twin = of_weight.setdefault(id(layer.weight), own)
+        if kind in UPDATED:  # layers with one weight have one R, which learns as the weight does: from all of them
+            own.back = twin.back
+        return own
+
+    swapped = swap_linears(network, made)
     if not swapped:
         raise ValueError(f"{type(network).__name__} has no nn.Linear for '{kind}' to replace")
     return swapped

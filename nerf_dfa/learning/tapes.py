@@ -35,6 +35,7 @@ class Cut(Tape):
     """Stops every gradient at the feedback points, so that the top layer alone learns."""
 
     def hidden(self, h: Tensor) -> Tensor:
+        check_learning("a feedback point")
         return h.detach()
 
 
@@ -148,11 +149,21 @@ class RecordModules(Tape):
 
 
 def check_point(h: Tensor, number: int, closed: bool) -> None:
-    """Raises RuntimeError after the output, TypeError for a tensor that can have no gradient."""
+    """Raises RuntimeError after the output and without gradients, TypeError for a tensor that can have none."""
     if closed:
         raise RuntimeError(f"feedback point {number} comes after tape.output; ask for a new tape")
+    check_learning(f"feedback point {number}")
     if not h.is_floating_point():
         raise TypeError(f"feedback point {number} is {h.dtype}; it has to be a floating-point tensor")
+
+
+def check_learning(point: str) -> None:
+    """Raises RuntimeError where gradients are off, though the pass began with them."""
+    if not torch.is_grad_enabled():
+        raise RuntimeError(
+            f"{point} lies in a part that runs without gradients (torch.no_grad, or a reentrant checkpoint, whose "
+            "second run would have the exact ones): take it out, or checkpoint with use_reentrant=False"
+        )
 
 
 def check_output(y: Tensor, hidden: Sequence[Tensor], closed: bool) -> None:

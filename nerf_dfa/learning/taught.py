@@ -101,7 +101,7 @@ class Lesson(Record):
     """A pass with the gradients that the layers themselves give, in which the feedback looks on."""
 
     feedback: TaughtFeedback
-    _heard: tuple[Tensor, float]
+    _heard: tuple[Tensor, float] | None = None  # None: no error came to the output, of no row or of none in the loss
 
     def hidden(self, h: Tensor) -> Tensor:
         check_point(h, len(self._tokens), self._closed)
@@ -123,7 +123,8 @@ class Lesson(Record):
         return y
 
     def _hear(self, output: Tensor | None, error: Tensor) -> None:
-        self._heard = self.feedback.hear(error, output)
+        self._heard = self.feedback.hear(error, output) if error.numel() else None
 
     def _learn(self, layer: int, signal: Tensor) -> None:
-        self.feedback.learn(layer, *self._heard, signal)
+        if self._heard is not None:
+            self.feedback.learn(layer, *self._heard, signal)

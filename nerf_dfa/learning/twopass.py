@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nerf_dfa.learning.broadcast import passed_by_relu
 from nerf_dfa.learning.feedback import Feedback
-from nerf_dfa.learning.rules import DirectFeedback, Rule, Taught
+from nerf_dfa.learning.rules import DirectFeedback, Hybrid, Rule, Taught
 from nerf_dfa.learning.tapes import Tape, check_output, check_point
 
 
@@ -29,19 +29,31 @@ class Immediate(Tape):
         self.result: Tensor | None = None
 
     def hidden(self, h: Tensor) -> Tensor:
-        h.backward(self._signal(h))
+        signal = self._signal(h)
+        if h.requires_grad:  # else nothing below learns
+            h.backward(signal)
         return h.detach()
 
     def relu_(self, z: Tensor) -> Tensor:
         with torch.no_grad():
             h = z.relu_()
-        z.backward(passed_by_relu(self._signal(h), h))
+        signal = self._signal(h)
+        if z.requires_grad:
+            z.backward(passed_by_relu(signal, h))
         return h.detach()
 
     def output(self, y: Tensor) -> Tensor:
         y.backward(self._error)
         self.result = y.detach()
+        self._version = self.result._version
         return self.result
+
+    def gave(self, returned: Tensor) -> bool:
+        """Whether this is what `output` returned, as it was."""
+        y = self.result
+        if y is None or returned._version != self._version:
+            return False
+        return (returned.data_ptr(), returned.shape, returned.stride()) == (y.data_ptr(), y.shape, y.stride())
 
     def _signal(self, h: Tensor) -> Tensor:
         """Of the next feedback point."""
@@ -58,7 +70,8 @@ class Immediate(Tape):
 def two_pass(rule: Rule, forward: Callable[[], Tensor], loss: Callable[[Tensor], Tensor]) -> Tensor:
     """The loss, with the rule's gradients added to every parameter's `.grad`, as loss(forward()).backward() does.
 
-    rule: the network's, with feedback that does not learn (dfa, hdfa; fdfa without probing).
+    rule: the network's, with feedback that does not learn (dfa, hdfa, whose exact steps are single passes that keep all
+    activations; fdfa without probing).
     forward: one forward pass of the network, the y (..., c) that it gives to tape.output (nothing may come after, such
     as a converted model's Softmax); it is called twice, with the same random numbers.
     loss: of y, a scalar; what lies behind y keeps its memory as ever.
@@ -67,19 +80,24 @@ def two_pass(rule: Rule, forward: Callable[[], Tensor], loss: Callable[[Tensor],
     fixed = isinstance(rule, DirectFeedback) and not isinstance(rule, Taught)
     if not fixed or next(rule.feedback.parameters(), None) is not None:
         raise TypeError(f"two_pass needs a rule with fixed direct feedback, such as dfa; got {type(rule).__name__}")
+    if isinstance(rule, Hybrid) and rule.exact:
+        value = loss(forward())
+        value.backward()
+        return value.detach()
     random = _random_states()
     with torch.no_grad():
         y = forward()
     y = y.detach().requires_grad_()
     value = loss(y)
-    (error,) = torch.autograd.grad(value, y)
+    value.backward()  # of what else the loss has weights in, too
+    error = torch.zeros_like(y) if y.grad is None else y.grad
     after = _random_states()
     _set_random_states(random)
     tape = Immediate(rule.feedback, error, y.detach())
     with rule.using(lambda: tape):
         returned = forward()
     _set_random_states(after)
-    if tape.result is None or returned.data_ptr() != tape.result.data_ptr():
+    if not tape.gave(returned):
         raise ValueError("two_pass: the forward pass has to return what it gives to tape.output, and nothing later")
     return value.detach()
 

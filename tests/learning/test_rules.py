@@ -19,7 +19,7 @@ class Net(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
         self.head = nn.Linear(widths[-1], outputs)
         self.activation = activation
-        self.rule = make_rule(rule, outputs, widths[1:])
+        self.rule = make_rule(rule, outputs, widths[1:]).prepare(self)
 
     def forward(self, x):
         tape = self.rule.tape()
@@ -117,7 +117,8 @@ def test_the_top_layer_has_its_exact_gradient(rule, x):
     torch.testing.assert_close(got["head.weight"], exact["head.weight"])
 
 
-@pytest.mark.parametrize("rule", sorted(set(RULES) - {"drtp", "brsf", "fdfa", "mdfa"}))
+# But rules whose passes change the way back, or draw it: a chunk has another one than the whole.
+@pytest.mark.parametrize("rule", sorted(set(RULES) - {"drtp", "brsf", "fdfa", "mdfa", "mirror", "kp_mirror"}))
 def test_chunked_forward_passes_accumulate_to_the_whole_batch(rule, x):
     net = make_net(rule)
     whole = gradients(net, x)
