@@ -15,7 +15,7 @@ from nerf_dfa.learning import Rule, Tape
 from nerf_dfa.learning.room import Room
 from nerf_dfa.learning.sequential import SequentialLinear
 
-DensityActivation = Literal["softplus", "relu"]
+DensityActivation = Literal["softplus", "relu", "exp"]
 Activation = Literal["relu", "tanh", "silu", "sine"]
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "silu": F.silu, "sine": torch.sin}
@@ -23,6 +23,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "silu"
 # With softplus(raw - 2) a new field is a thin fog (density 0.13 where raw = 0) that every ray passes and learns
 # from; with ReLU about one run in three starts with zero density everywhere, and stays there.
 SOFTPLUS_SHIFT = 2.0
+# Of exp(raw): a density of three millions lets no light through anywhere, and a larger one could overflow.
+MOST_RAW = 15.0
 COLOUR = slice(0, 3)  # among the raw outputs
 # Of a new field that `start_at` prepares, in 1 / scene unit.
 START_DENSITY = 0.1
@@ -32,12 +34,14 @@ def density(raw: Float[Tensor, "*batch"], activation: DensityActivation) -> Floa
     """Volume density (1 / scene unit, not negative) from the field's raw output."""
     if activation == "softplus":
         return F.softplus(raw - SOFTPLUS_SHIFT)
-    return F.relu(raw)
+    return F.relu(raw) if activation == "relu" else raw.clamp(max=MOST_RAW).exp()
 
 
 def raw_of(density: float, activation: DensityActivation) -> float:
     """The raw output that gives this density (above 0): the inverse of `density`."""
-    return SOFTPLUS_SHIFT + math.log(math.expm1(density)) if activation == "softplus" else density
+    if activation == "softplus":
+        return SOFTPLUS_SHIFT + math.log(math.expm1(density))
+    return density if activation == "relu" else math.log(density)
 
 
 class Rooms(NamedTuple):

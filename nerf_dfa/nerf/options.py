@@ -218,7 +218,9 @@ class Options:
         "field = grid, 0 for mlp)",
     )
     density_activation: str = option(
-        "softplus", "raw density to density: softplus(x - 2), or the paper's relu", choices=["softplus", "relu"]
+        "softplus",
+        "raw density to density: softplus(x - 2), the paper's relu, or instant-ngp's exp",
+        choices=["softplus", "relu", "exp"],
     )
     activation: str = option("relu", "of the hidden layers", choices=["relu", "tanh", "silu", "sine"])
     output_bias: str = option(

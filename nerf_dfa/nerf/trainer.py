@@ -23,8 +23,9 @@ from nerf_dfa.training.schedules import exponential, rising
 from nerf_dfa.training.trainer import Trainer
 
 # The occupancy looks at the density every so many steps: at none in the first steps, when a scene is still fog and what
-# is given up as empty would be lost; then at all its cells, and later at a share of them.
-LOOK_EVERY, LOOK_AFTER, LOOK_EVERYWHERE, LOOK_SHARE = 16, 100, 400, 0.25
+# is given up as empty would be lost; then at all its cells, and later at a share of them. In a grid of more than
+# LOOK_CELLS it looks, after the first time, at no more cells than in one of so many.
+LOOK_EVERY, LOOK_AFTER, LOOK_EVERYWHERE, LOOK_SHARE, LOOK_CELLS = 16, 100, 400, 0.25, 64**3
 
 
 def make_trainer(
@@ -78,6 +79,8 @@ def make_trainer(
         """At which parts of the box are empty: everywhere at first, then here and there."""
         if model.occupancy is not None and trainer.finished > LOOK_AFTER:  # a checkpoint may come without
             share = 1.0 if trainer.finished <= LOOK_EVERYWHERE else LOOK_SHARE
+            if trainer.finished > LOOK_AFTER + LOOK_EVERY:
+                share *= min(1.0, LOOK_CELLS / model.occupancy.density.numel())
             model.occupancy.update(model.density, sample_length(options, scene), trainer.generator, share)
 
     if model.occupancy is not None:

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 # Largest optical depth (density times length) of a sample that is left out as empty: 1 - exp(-0.01) of the light.
 OPTICAL_DEPTH = 0.01
-# Share of the running maximum that is left after an update: a cell that has become empty is found so in some 30.
-DECAY = 0.9
+# Share of the running maximum that is left after an update: a cell that has become empty is found so in some 30. Where
+# an update looks at less than RARE of the cells it is more, so that between two looks at a cell as much is left.
+DECAY, RARE = 0.9, 0.25
 # What rounding may put outside, of a ray that ends on the box's surface; in cells.
 MARGIN = 1e-2
 # Points of one pass through the density when a grid is filled.
@@ -77,7 +77,7 @@ class OccupancyGrid(nn.Module):
         cells = torch.arange(values.numel(), device=device)
         if count < values.numel():
             cells = torch.randint(values.numel(), (count,), generator=generator, device=device)
-        values.mul_(DECAY)
+        values.mul_(DECAY ** min(1.0, share / RARE))
         for part in cells.split(BLOCK):
             found = density(self._points(part, torch.rand(len(part), 3, generator=generator, device=device)))
             values[part] = torch.maximum(values[part], found)
@@ -89,8 +89,7 @@ class OccupancyGrid(nn.Module):
         What is nearly as dense as the mean is never empty: a field that has learned nothing is thin everywhere.
         """
         limit = (0.9 * self.density.mean()).clamp(max=OPTICAL_DEPTH / length)  # on the device: nothing waits for it
-        spread = F.max_pool3d(self.density[None, None], 3, stride=1, padding=1)[0, 0]
-        self.occupied.copy_(spread >= limit)
+        self.occupied.copy_(dilated(self.density >= limit))
 
     def _points(self, cells: Int64[Tensor, " n"], within: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
         """Places in the world, `within` [0, 1] of each cell."""
@@ -105,3 +104,14 @@ class OccupancyGrid(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.resolution}, {self.share():.1%} occupied"
+
+
+def dilated(cells: Bool[Tensor, "z y x"]) -> Bool[Tensor, "z y x"]:
+    """True too where one of the 26 cells beside it is."""
+    for axis in range(3):
+        pairs = cells.shape[axis] - 1
+        grown = cells.clone()
+        grown.narrow(axis, 0, pairs).logical_or_(cells.narrow(axis, 1, pairs))
+        grown.narrow(axis, 1, pairs).logical_or_(cells.narrow(axis, 0, pairs))
+        cells = grown
+    return cells

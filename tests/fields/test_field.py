@@ -23,7 +23,12 @@ def softplus(x):
 
 
 @pytest.mark.parametrize(
-    ("activation", "closed_form"), [("softplus", lambda x: softplus(x - 2)), ("relu", lambda x: max(x, 0))]
+    ("activation", "closed_form"),
+    [
+        ("softplus", lambda x: softplus(x - 2)),
+        ("relu", lambda x: max(x, 0)),
+        ("exp", lambda x: math.exp(min(x, 15))),
+    ],
 )
 def test_density_is_the_activation_of_the_fourth_output(activation, closed_form):
     sigma, _ = Field(activation).activate(raw_outputs())
@@ -35,7 +40,7 @@ def test_a_new_field_is_a_thin_fog():
     assert sigma.item() == pytest.approx(math.log(1 + math.exp(-2)), rel=1e-6)
 
 
-@pytest.mark.parametrize("activation", ["softplus", "relu"])
+@pytest.mark.parametrize("activation", ["softplus", "relu", "exp"])
 def test_density_and_its_gradient_are_finite_and_not_negative_for_any_raw_output(activation):
     raw = torch.tensor([-1e30, -1e4, -90.0, 0.0, 90.0, 1e4, 1e30])[:, None].expand(-1, 4).clone().requires_grad_()
     sigma, rgb = Field(activation).activate(raw)
@@ -52,7 +57,7 @@ def test_colour_is_the_sigmoid_of_the_first_three_outputs():
         assert colour == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("activation", ["softplus", "relu"])
+@pytest.mark.parametrize("activation", ["softplus", "relu", "exp"])
 def test_noise_is_added_to_the_raw_density_alone(activation):
     field, raw = Field(activation), raw_outputs()
     noise = torch.linspace(-2, 2, len(VALUES), dtype=torch.float64)
@@ -75,7 +80,7 @@ def test_calling_a_field_activates_its_raw_outputs():
 
 
 @pytest.mark.parametrize("density", [0.01, 0.1, 3.0])
-@pytest.mark.parametrize("activation", ["softplus", "relu"])
+@pytest.mark.parametrize("activation", ["softplus", "relu", "exp"])
 def test_raw_of_is_the_inverse(activation, density):
     sigma, _ = Field(activation).activate(torch.tensor([0.0, 0.0, 0.0, raw_of(density, activation)]))
     assert sigma.item() == pytest.approx(density, rel=1e-5)
@@ -88,7 +93,7 @@ FIELDS = {
 }
 
 
-@pytest.mark.parametrize("density_activation", ["softplus", "relu"])
+@pytest.mark.parametrize("density_activation", ["softplus", "relu", "exp"])
 @pytest.mark.parametrize("name", FIELDS)
 def test_density_alone_is_the_density(name, density_activation):
     field = FIELDS[name](density_activation=density_activation, learning_rule="dfa")
@@ -106,7 +111,7 @@ def test_density_of_a_field_that_has_raw_outputs_alone():
     assert Radius("relu").density(torch.tensor([[3.0, 0.0, 4.0], [0.0, 2.0, 0.0]])).tolist() == [5.0, 2.0]
 
 
-@pytest.mark.parametrize("density_activation", ["softplus", "relu"])
+@pytest.mark.parametrize("density_activation", ["softplus", "relu", "exp"])
 @pytest.mark.parametrize("name", FIELDS)
 def test_a_field_starts_at_a_colour_and_a_small_density(name, density_activation):
     field = FIELDS[name](density_activation=density_activation)

@@ -17,7 +17,7 @@ from nerf_dfa.rendering import (
     render_rays,
     renderer,
 )
-from nerf_dfa.rendering.occupancy import OPTICAL_DEPTH
+from nerf_dfa.rendering.occupancy import OPTICAL_DEPTH, dilated
 from nerf_dfa.rendering.renderer import march, meeting
 
 BOX = torch.tensor([[-1.0, -1.5, -1.0], [1.0, 1.5, 2.0]])
@@ -109,6 +109,23 @@ def test_a_share_of_the_cells_is_looked_at():
     grid = OccupancyGrid(BOX, 10)
     grid.update(lambda p: asked.append(len(p)) or torch.zeros(len(p)), LENGTH, torch.Generator(), share=0.25)
     assert sum(asked) == 250
+
+
+@pytest.mark.parametrize("share", [1.0, 0.25, 0.05])
+def test_as_much_is_left_between_two_looks_at_a_cell_where_looks_are_rare(share):
+    grid = OccupancyGrid(BOX, 4)
+    grid.density.fill_(1.0)
+    for _ in range(round(1 / share)):  # as often as a cell is looked at once on average
+        grid.update(lambda p: torch.zeros(len(p)), LENGTH, torch.Generator(), share)
+    assert torch.allclose(grid.density, torch.tensor(0.9 if share == 1 else 0.9**4))
+
+
+@pytest.mark.parametrize("shape", [(6, 7, 8), (1, 2, 9)])
+def test_cells_beside_a_true_one_are_true(shape):
+    cells = torch.rand(shape, generator=torch.Generator().manual_seed(0)) < 0.03
+    places = itertools.product(*map(range, shape))
+    near = [cells[tuple(slice(max(0, i - 1), i + 2) for i in place)].any() for place in places]
+    assert torch.equal(dilated(cells), torch.stack(near).view(shape))
 
 
 CAMERAS = Cameras(

@@ -31,6 +31,8 @@ class Scene(Field):
         sigma = self.sigma(positions)
         if self.density_activation == "softplus":
             sigma = torch.log(torch.expm1(sigma)).clamp(min=-100.0) + 2.0
+        elif self.density_activation == "exp":
+            sigma = torch.log(sigma).clamp(min=-100.0)
         return torch.cat([self.colour.expand(*sigma.shape, 3), sigma[..., None]], dim=-1)
 
 
@@ -71,7 +73,7 @@ def over_background(opacity):
     return opacity[..., None] * torch.tensor(RED) + (1 - opacity[..., None]) * BACKGROUND
 
 
-@pytest.mark.parametrize("activation", ["softplus", "relu"])
+@pytest.mark.parametrize("activation", ["softplus", "relu", "exp"])
 @pytest.mark.parametrize(("importance", "tolerance"), [(0, 1e-5), (256, 5e-3)])
 def test_a_clouds_image_is_its_line_integral(activation, importance, tolerance):
     """The optical depth is the integral of Gauss's bell; over equal steps sums converge to it exponentially."""
