@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nerf_dfa.errors import UserCaution
 from nerf_dfa.fields import Field, GridField, MLPField, level_resolutions
 from nerf_dfa.interop import nerf_pytorch
 from nerf_dfa.learning.sequential import HELD
@@ -37,6 +39,7 @@ LOOKS = 4
 STATE_KEYS = {"coarse": "network_fn_state_dict", "fine": "network_fine_state_dict"}
 RULE_KEY = "learning_rule_state_dict"
 OCCUPANCY_KEY = "occupancy_state_dict"
+POSES_KEY = "training_poses"
 RULE_PREFIX = "rule."
 
 
@@ -158,7 +161,7 @@ def scene_box(scene: Scene, bound: float | None = None) -> Float[Tensor, "2 3"]:
     """
     if scene.ndc:
         return torch.tensor([[-1.5, -1.5, -1.0], [1.5, 1.5, 1.0]])
-    centre = nearest_to_axes(scene.cameras.poses[list(scene.split["train"])])
+    centre = nearest_to_axes(training_poses(scene))
     half = (scene.far - scene.near) / 2 if bound is None else bound
     return torch.stack([centre - half, centre + half])
 
@@ -209,11 +212,29 @@ def _shapes(state: dict[str, Any]) -> dict[str, torch.Size | None]:
     return {k: None if k.endswith("_extra_state") else getattr(v, "shape", None) for k, v in state.items()}
 
 
-def codec(model: RadianceModel) -> ModelCodec:
-    """The model's entries in a checkpoint: the networks' under nerf-pytorch's keys, the rules' beside them."""
+def training_poses(scene: Scene) -> Float[Tensor, "views 3 4"]:
+    return scene.cameras.poses[list(scene.split["train"])]
+
+
+def compare_cameras(poses: Float[Tensor, "views 3 4"] | None, scene: Scene, path: Path) -> None:
+    """A caution where the checkpoint's training cameras (None: it does not say) are not the scene's."""
+    now = training_poses(scene)
+    if poses is None or (poses.shape == now.shape and torch.allclose(poses, now, rtol=1e-3, atol=1e-3)):
+        return
+    message = f"{path} was trained on other cameras than those of {scene.name}: is this the scene?"
+    warnings.warn(UserCaution(message), stacklevel=2)
+
+
+def codec(model: RadianceModel, scene: Scene | None = None) -> ModelCodec:
+    """The model's entries in a checkpoint: the networks' under nerf-pytorch's keys, the rules' beside them.
+
+    scene: what it learns; its training cameras are kept too, and compared with those of a checkpoint that is loaded.
+    """
 
     def entries() -> dict[str, Any]:
         state: dict[str, Any] = {RULE_KEY: {}}
+        if scene is not None:
+            state[POSES_KEY] = training_poses(scene)
         if model.occupancy is not None:
             state[OCCUPANCY_KEY] = model.occupancy.state_dict()
         for name, field in model.fields.items():
@@ -223,6 +244,8 @@ def codec(model: RadianceModel) -> ModelCodec:
         return state
 
     def load(contents: dict[str, Any], path: Path) -> None:
+        if scene is not None:
+            compare_cameras(contents.get(POSES_KEY), scene, path)
         rules = contents.get(RULE_KEY, {})
         if OCCUPANCY_KEY not in contents:  # of another program, or made without
             model.occupancy = None

@@ -16,7 +16,7 @@ import torch
 from nerf_dfa.errors import UserError, plain_cautions
 from nerf_dfa.files import write_text
 from nerf_dfa.machine import out_of_memory
-from nerf_dfa.nerf.model import inference_settings, measured_precision, occupied_anew
+from nerf_dfa.nerf.model import compare_cameras, inference_settings, measured_precision, occupied_anew
 from nerf_dfa.nerf.options import Options, check
 from nerf_dfa.nerf.outputs import (
     Studio,
@@ -113,6 +113,7 @@ def run(argv: list[str]) -> int:
         check_importance(trained, options.N_importance)
     dataset_type = scene_format(options)
     scene = load_run_scene(options, dataset_type)
+    compare_cameras(trained.poses, scene, folder)
     if "occupancy" in given:
         trained.model.occupancy = occupied_anew(trained.model, scene, options)
     studio = make_studio(trained.model, scene, inference_settings(options, device), options, print)

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from nerf_dfa.errors import UserError
 from nerf_dfa.files import alone, write_text
 from nerf_dfa.interop import nerf_pytorch
 from nerf_dfa.nerf.flags import make_parser
-from nerf_dfa.nerf.model import build_model, codec, measured_precision
+from nerf_dfa.nerf.model import POSES_KEY, build_model, codec, measured_precision
 from nerf_dfa.nerf.options import Options, scene_flags, to_text, unread
 from nerf_dfa.rendering import RadianceModel
 from nerf_dfa.scenes import Scene, load_scene
@@ -192,7 +194,10 @@ def load_run_scene(options: Options, dataset_type: str) -> Scene:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained run, read back: its options, model and the step of the checkpoint, and whether that is the last."""
+    """A trained run, read back: its options, model and the step of the checkpoint, and whether that is the last.
+
+    poses: of the cameras that it was trained on; None where the checkpoint does not say.
+    """
 
     folder: Path
     options: Options
@@ -201,6 +206,7 @@ class Trained:
     last: bool
     seconds: float
     restarts: int
+    poses: Float[Tensor, "views 3 4"] | None
 
 
 def load_run(folder: Path, device: torch.device, step: int | None = None) -> Trained:
@@ -220,4 +226,5 @@ def load_run(folder: Path, device: torch.device, step: int | None = None) -> Tra
     codec(model).load(contents, path)
     last = path == checkpoints[-1]
     seconds, restarts = float(contents.get("seconds", 0.0)), int(contents.get("restarts", 0))
-    return Trained(folder, options, model.to(device), step_of(contents, path), last, seconds, restarts)
+    step, poses = step_of(contents, path), contents.get(POSES_KEY)
+    return Trained(folder, options, model.to(device), step, last, seconds, restarts, poses)

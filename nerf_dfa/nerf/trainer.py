@@ -70,7 +70,7 @@ def make_trainer(
         rising(exponential(options.lrate, options.lrate_decay * 1000), options.lrate_warmup),
         torch.Generator(device).manual_seed(seed),
         measured_precision(options, device) if options.precision == "auto" else options.precision,
-        codec(model),
+        codec(model, scene),
         seconds=seconds,
         restarts=attempt,
     )

@@ -14,6 +14,7 @@ from PIL import Image
 
 from nerf_dfa.nerf import render, train
 from nerf_dfa.nerf.run import load_run
+from nerf_dfa.scenes.procedural import write_demo
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,23 @@ def test_the_test_views_are_rendered_as_train_did(trained, tmp_path, capsys):
     assert ours["psnr"] == theirs["psnr"]
     assert ours["seconds"] == theirs["seconds"] > 0
     assert re.search(r"PSNR \d+\.\d\d dB over 2 test views", capsys.readouterr().out)
+
+
+def test_another_scene_is_said_to_be_another(trained, tiny_scene, tmp_path, capsys):
+    moved, other = tmp_path / "moved", tmp_path / "other"
+    shutil.copytree(tiny_scene, moved)
+    write_demo(other, image_size=12, train_views=5, val_views=2, test_views=2)
+    arguments = ["--run", str(trained), "--out", str(tmp_path / "out"), "--testskip", "2"]
+    for scene in (moved, other):
+        assert render.main([*arguments, "--datadir", str(scene)]) == 0
+        error = capsys.readouterr().err
+        assert ("render.py: warning: " in error) == ("trained on other cameras" in error) == (scene == other)
+    flags = ["--basedir", str(trained.parent), "--expname", "both", "--N_importance", "4", *SMALL, "--render_only"]
+    fine = ["--netdepth_fine", "2", "--netwidth_fine", "16"]
+    assert train.main([*flags, *fine, "--render_test", "--datadir", str(other)]) == 0
+    assert "train.py: warning: " in capsys.readouterr().err
+    assert train.main([*flags, *fine, "--render_test", "--datadir", str(tiny_scene)]) == 0  # its own report again
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_chunks_do_not_change_the_picture(trained, tmp_path):
