@@ -11,19 +11,17 @@ import types
 import typing
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import configargparse
 
 from nerf_dfa.errors import UserError
 from nerf_dfa.nerf.options import PRESETS, Options, check, idle
+from nerf_dfa.training.program import OneLineErrors
 
 
-class Parser(configargparse.ArgumentParser):
-    """A parser whose errors are one line and raise UserError."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(" ".join(message.split()))
+class Parser(OneLineErrors, configargparse.ArgumentParser):
+    """One that reads config files too, and whose errors are one line and raise UserError."""
 
 
 class ConfigFile(configargparse.DefaultConfigFileParser):

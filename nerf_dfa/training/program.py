@@ -13,11 +13,15 @@ from nerf_dfa.machine import out_of_memory
 INTERRUPTED = 130  # exit status of a program that Ctrl-C ended
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line and raise UserError."""
+class OneLineErrors:
+    """For a parser, before its own class: errors are one line and raise UserError."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(" ".join(message.split()))
+
+
+class Parser(OneLineErrors, argparse.ArgumentParser):
+    """A parser whose errors are one line and raise UserError."""
 
 
 def positive(text: str) -> int:
