@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from nerf_dfa.nerf import trainer as making
 from nerf_dfa.nerf.flags import parse
 from nerf_dfa.nerf.run import load_run_scene, scene_format
-from nerf_dfa.nerf.trainer import LOOK_EVERY, make_trainer
+from nerf_dfa.nerf.trainer import LOOK_AFTER, LOOK_EVERY, LOOK_EVERYWHERE, make_trainer
 from nerf_dfa.rendering import render_rays
 
 FLAGS = (
@@ -124,3 +125,19 @@ def test_the_alignment_of_targets_is_measured_and_the_fields_go_on(made):
     layers = trainer.task.alignment(trainer.model).layers
     assert [layer.samples > 0 for layer in layers.values()] == [True] * 3
     trainer.run(2)
+
+
+@pytest.mark.parametrize(("most", "looks"), [(512, [512, 512, 128]), (64, [512, 64, 16])])
+def test_the_occupancy_looks_everywhere_then_here_and_there_and_at_no_more_cells_than_it_may(
+    made, monkeypatch, most, looks
+):
+    """Of a grid of 8 a side: at the first look, at the next, and later on."""
+    monkeypatch.setattr(making, "LOOK_CELLS", most)
+    trainer = made()
+    asked, density = [], trainer.model.density
+    monkeypatch.setattr(trainer.model, "density", lambda points: asked.append(len(points)) or density(points))
+    first = LOOK_EVERY * (LOOK_AFTER // LOOK_EVERY + 1)
+    for step in (first, first + LOOK_EVERY, LOOK_EVERY * (LOOK_EVERYWHERE // LOOK_EVERY + 1)):
+        trainer.finished = step - 1
+        trainer.step()
+    assert asked == looks
