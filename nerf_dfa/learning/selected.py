@@ -50,13 +50,19 @@ class _Selected(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, network: Callable[..., Tensor], selection: Selection, room: Room | None, joint: Tensor, *inputs: Tensor
+        ctx,
+        network: Callable[..., Tensor],
+        selection: Selection,
+        room: Room | None,
+        known: Tensor | None,
+        joint: Tensor,
+        *inputs: Tensor,
     ) -> Tensor:
         device = joint.device.type
         ctx.network, ctx.selection, ctx.room = network, selection, room
         ctx.autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
         ctx.save_for_backward(*inputs)
-        y = network(*inputs)
+        y = network(*inputs) if known is None else known.clone()
         if y.dim() != 2 or any(len(x) != len(y) for x in inputs):
             found = ", ".join(str(tuple(x.shape)) for x in (*inputs, y))
             raise ValueError(f"selected needs rows of inputs and as many rows (n, c) of outputs, and has {found}")
@@ -68,7 +74,7 @@ class _Selected(torch.autograd.Function):
         with torch.enable_grad(), torch.autocast(*ctx.autocast):
             y = ctx.network(*(x.detach()[rows] for x in ctx.saved_tensors))
         torch.autograd.backward(y, error[rows] if weights is None else error[rows] * weights[:, None].to(error.dtype))
-        return (None,) * (4 + len(ctx.saved_tensors))
+        return (None,) * (5 + len(ctx.saved_tensors))
 
 
 def selected(
@@ -76,15 +82,17 @@ def selected(
     selection: Selection,
     *inputs: Float[Tensor, "rows _"],
     room: Room | None = None,
+    known: Float[Tensor, "rows c"] | None = None,
 ) -> Float[Tensor, "rows c"]:
     """network(*inputs); `backward` adds to its parameters' `.grad` what the rows give that `chosen` chooses.
 
     network: of rows that do not depend on each other, without random numbers; it is called twice. room: see `chosen`.
+    known: network(*inputs), where it was asked before; it is not asked again.
     Nothing flows back to the inputs, and torch.autograd.grad finds no parameter behind y. Under DistributedDataParallel
     one call in a pass: the way back of a first one already sends its gradients to the other processes.
     """
     joint = torch.zeros((), device=inputs[0].device, requires_grad=True)  # so that the error comes here at all
-    return _Selected.apply(network, selection, room, joint, *inputs)
+    return _Selected.apply(network, selection, room, known, joint, *inputs)
 
 
 def chosen(

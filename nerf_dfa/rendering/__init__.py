@@ -7,10 +7,10 @@ from nerf_dfa.rendering.renderer import (
     Chunks,
     RadianceModel,
     RenderedImage,
-    RenderSettings,
     render_image,
     render_rays,
 )
+from nerf_dfa.rendering.settings import RenderSettings
 
 __all__ = [
     "Cameras",

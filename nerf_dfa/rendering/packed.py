@@ -1,15 +1,15 @@
 """Samples of rays in one long row, so that those in empty space need not be there at all.
 
-    samples = pack(chosen, t, delta)          # of (rays, samples) the chosen ones, ray by ray
-    seen = Seen.nothing(t).behind(samples, sigma, rgb)
-    pixels = seen.pixels(far, background)
+    samples = pack(chosen, t, delta)                  # of (rays, samples) the chosen ones, ray by ray
+    samples, values = in_sight(samples, rays, look)   # without those that no light comes to
+    pixels = composite_packed(samples, sigma, rgb, t, far, background)
 
-The sums along a ray are sums over segments of the row. Light may be followed in parts: what lies behind is added to
-what was seen before, so that a ray can end where nothing more shines through.
+The sums along a ray are sums over segments of the row.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -21,6 +21,9 @@ from nerf_dfa.rendering.compositing import Pixels
 
 # Optical depth beyond which exp(-depth) is nothing in 32 bits; larger ones, of endless intervals, would only harm sums.
 OPAQUE_DEPTH = 100.0
+# A ray ends where less light than this goes on. Its first samples are looked at together, so many; then twice as many.
+DARK = 1e-3
+TOGETHER = 16
 
 
 class Samples(NamedTuple):
@@ -34,22 +37,24 @@ class Samples(NamedTuple):
     delta: Float[Tensor, " n"]
     index: Int64[Tensor, " n"]
 
+    def take(self, which: Bool[Tensor, " n"] | Int64[Tensor, " some"]) -> Samples:
+        return Samples(*(column[which] for column in self))
+
 
 def pack(
-    chosen: Bool[Tensor, "rays part"],
+    chosen: Bool[Tensor, "rays samples"],
     t: Float[Tensor, "rays samples"],
     delta: Float[Tensor, "rays samples"],
-    first: int = 0,
     room: Room | None = None,
 ) -> Samples:
-    """The chosen ones of all rays' samples, where `chosen` begins with the one numbered `first`.
+    """The chosen ones of all rays' samples.
 
     The host waits to be told how many there are. With a room it does not: there are as many samples as there is space
     for, of which those at the end have length 0 and add nothing, and a ray for which no space is left is empty.
     """
     if room is None:
         ray, column = chosen.nonzero().unbind(1)
-        index = ray * t.shape[1] + column + first
+        index = ray * t.shape[1] + column
         return Samples(ray, t.reshape(-1)[index], delta.reshape(-1)[index], index)
     total, size = chosen.numel(), room.rows(chosen.numel())
     number = chosen.reshape(-1).cumsum(0)  # of each chosen sample, from 1
@@ -61,7 +66,7 @@ def pack(
     places = torch.arange(total, device=t.device)
     places = torch.full((size + 1,), total - 1, device=t.device).scatter(0, numbers, places)[:size]
     ray = places // chosen.shape[1]
-    index = ray * t.shape[1] + places % chosen.shape[1] + first
+    index = places
     there = torch.arange(size, device=t.device) < fits.sum()
     return Samples(ray, t.reshape(-1)[index], torch.where(there, delta.reshape(-1)[index], 0.0), index)
 
@@ -82,36 +87,58 @@ def light_before(
     return torch.exp(start[ray] - before).float(), torch.exp(start - end).float()
 
 
-class Seen(NamedTuple):
-    """What rays have met so far: colour, sum of weights, sum of weights times depth, and the light that goes on."""
+@torch.no_grad()
+def in_sight(
+    samples: Samples, rays: int, look: Callable[[Samples], tuple[Float[Tensor, " part"], Tensor | None]]
+) -> tuple[Samples, Tensor | None]:
+    """The samples before which more than DARK of the light is left, and a few behind them, with what `look` saw there.
 
-    rgb: Float[Tensor, "rays 3"]
-    opacity: Float[Tensor, " rays"]
-    depth: Float[Tensor, " rays"]
-    transmittance: Float[Tensor, " rays"]
-    weights: Float[Tensor, "rays samples"]
+    look: of some of the samples, their density (1 / scene unit), and values (part, ...) that are handed on, or None;
+    what comes of it has no gradient. Rays are followed in parts, from the eye on.
+    """
+    count, device = len(samples.ray), samples.ray.device
+    first = torch.searchsorted(samples.ray, torch.arange(rays, device=device))
+    rank = torch.arange(count, device=device) - first[samples.ray]
+    light = torch.ones(rays, device=device)
+    seen = torch.zeros(count, dtype=torch.bool, device=device)
+    values: Tensor | None = None
+    left, end = torch.arange(count, device=device), TOGETHER
+    while len(left):
+        near = rank[left] < end
+        at = left[near]
+        part = samples.take(at)
+        sigma, found = look(part)
+        if found is not None:
+            values = found.new_empty(count, *found.shape[1:]) if values is None else values
+            values[at] = found
+        seen[at] = True
+        light = light * light_before((sigma * part.delta).clamp(max=OPAQUE_DEPTH), part.ray, rays)[1]
+        left = left[~near]
+        left, end = left[light[samples.ray[left]] > DARK], 2 * end
+    return samples.take(seen), None if values is None else values[seen]
 
-    @staticmethod
-    def nothing(t: Float[Tensor, "rays samples"]) -> Seen:
-        zero = torch.zeros_like(t[:, 0])
-        return Seen(
-            torch.zeros_like(zero[:, None].expand(-1, 3)), zero, zero, torch.ones_like(zero), torch.zeros_like(t)
-        )
 
-    def behind(self, samples: Samples, sigma: Float[Tensor, " n"], rgb: Float[Tensor, "n 3"]) -> Seen:
-        """With samples behind all that was met before; sigma: density in 1 / scene unit, rgb: colour in [0, 1]."""
-        optical_depth = (sigma * samples.delta).clamp(max=OPAQUE_DEPTH)
-        before, through = light_before(optical_depth, samples.ray, len(self.opacity))
-        weights = self.transmittance[samples.ray] * before * -torch.expm1(-optical_depth)
-        return Seen(
-            self.rgb.index_add(0, samples.ray, weights[:, None] * rgb),
-            self.opacity.index_add(0, samples.ray, weights),
-            self.depth.index_add(0, samples.ray, weights * samples.t),
-            self.transmittance * through,
-            self.weights.view(-1).index_add(0, samples.index, weights).view_as(self.weights),
-        )
+def composite_packed(
+    samples: Samples,
+    sigma: Float[Tensor, " n"],
+    rgb: Float[Tensor, "n 3"],
+    t: Float[Tensor, "rays samples"],
+    far: Float[Tensor, " rays"],
+    background: float,
+) -> Pixels:
+    """What `composite` makes of all samples (at depths t), if those that are not packed are empty.
 
-    def pixels(self, far: Float[Tensor, " rays"], background: float) -> Pixels:
-        """Over a background of one grey value; what passes the scene counts at depth `far`."""
-        rest = (1 - self.opacity).clamp(min=0)
-        return Pixels(self.rgb + rest[:, None] * background, self.opacity, self.depth + rest * far, self.weights)
+    sigma: density in 1 / scene unit; rgb: colour in [0, 1]. Behind the samples is a background of one grey value; what
+    passes them counts at depth `far`.
+    """
+    rays = len(t)
+    optical_depth = (sigma * samples.delta).clamp(max=OPAQUE_DEPTH)
+    weights = light_before(optical_depth, samples.ray, rays)[0] * -torch.expm1(-optical_depth)
+    opacity = t.new_zeros(rays).index_add(0, samples.ray, weights)
+    rest = (1 - opacity).clamp(min=0)
+    return Pixels(
+        t.new_zeros(rays, 3).index_add(0, samples.ray, weights[:, None] * rgb) + rest[:, None] * background,
+        opacity,
+        t.new_zeros(rays).index_add(0, samples.ray, weights * samples.t) + rest * far,
+        t.new_zeros(t.numel()).index_add(0, samples.index, weights).view_as(t),
+    )

@@ -2,63 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from nerf_dfa.fields.field import Field
-from nerf_dfa.learning.selected import Selection, selected
 from nerf_dfa.machine import out_of_memory
 from nerf_dfa.rendering.cameras import Cameras
 from nerf_dfa.rendering.compositing import Pixels, composite, intervals
 from nerf_dfa.rendering.occupancy import OccupancyGrid
-from nerf_dfa.rendering.packed import Samples, Seen, pack
+from nerf_dfa.rendering.packed import composite_packed
+from nerf_dfa.rendering.query import mean_of, packed_outputs, query
 from nerf_dfa.rendering.rays import Rays, image_rays
 from nerf_dfa.rendering.sampling import refine, stratified
-
-Dual = Literal["none", "pixels", "raw"]
-
-# Without gradients a ray ends where less light than this goes on; its samples are evaluated in so many parts.
-DARK = 1e-3
-PARTS = 8
-# Packed samples are filled up to a multiple: on CPUs a bf16 product of a number of rows that is new takes up to four
-# times as long, because it is compiled first.
-ROWS = 128
-
-
-@dataclass(frozen=True)
-class RenderSettings:
-    """How rays are sampled and composited.
-
-    samples: coarse samples of a ray; importance: further ones, drawn where the coarse weights are large (0: the
-    coarse field alone). lindisp: coarse strata equal in disparity. background: grey value behind the scene.
-    perturb: samples are random and noise: standard deviation of the noise on the raw density, both while training
-    only. opaque_end: the last sample stands for all that lies behind it. netchunk: most points that go through a
-    field at once (packed ones: the next multiple of ROWS). error_kept: in training, the share of the squared error at
-    a field's outputs that goes back; where it is below 1, samples_back is the largest share of samples that do. The
-    others are left out, or spoken for (learning/selected.py). static_shapes: in training, samples and those that err
-    are given the space that the fields' rooms say, so that the host waits for the device in `RadianceModel.settle`
-    alone; a ray without space is empty and teaches nothing. dual: NeRF-Dual, see `render_rays`.
-    """
-
-    samples: int = 64
-    importance: int = 128
-    lindisp: bool = False
-    background: float = 1.0
-    perturb: bool = True
-    noise: float = 0.0
-    opaque_end: bool = False
-    netchunk: int = 8192
-    error_kept: float = 1.0
-    samples_back: float = 1.0
-    static_shapes: bool = False
-    dual: Dual = "none"
+from nerf_dfa.rendering.settings import RenderSettings
 
 
 class RadianceModel(nn.Module):
@@ -98,47 +59,6 @@ class RenderedRays(NamedTuple):
     @property
     def best(self) -> Pixels:
         return self.coarse if self.fine is None else self.fine
-
-
-def learns(field: Field) -> bool:
-    """Whether a pass is one of training."""
-    return field.training and torch.is_grad_enabled()
-
-
-def raw_outputs(
-    field: Field, positions: Float[Tensor, "*batch 3"], viewdirs: Float[Tensor, "*#batch 3"], settings: RenderSettings
-) -> Float[Tensor, "*batch 4"]:
-    """field.raw, of which only the samples that err go back where `error_kept` is below 1 and the field learns."""
-    if settings.error_kept == 1 or not learns(field):
-        return field.raw(positions, viewdirs)
-    rows = positions.reshape(-1, 3), viewdirs.expand_as(positions).reshape(-1, 3)
-    room = field.rooms.errors if settings.static_shapes else None
-    raw = selected(field.raw, Selection(settings.error_kept, settings.samples_back, ROWS), *rows, room=room)
-    return raw.view(*positions.shape[:-1], 4)
-
-
-def query(
-    field: Field, rays: Rays, t: Float[Tensor, "rays samples"], settings: RenderSettings
-) -> Float[Tensor, "rays samples 4"]:
-    """The field's raw outputs at depths t of the rays, at most about `netchunk` points at a time."""
-    step = max(1, settings.netchunk // t.shape[1])
-    raw = []
-    for i in range(0, t.shape[0], step):
-        o, d, v = rays.origins[i : i + step], rays.directions[i : i + step], rays.viewdirs[i : i + step]
-        positions = o[:, None] + t[i : i + step, :, None] * d[:, None]
-        raw.append(raw_outputs(field, positions, v[:, None], settings))
-    return torch.cat(raw) if len(raw) > 1 else raw[0]
-
-
-def query_packed(field: Field, rays: Rays, samples: Samples, settings: RenderSettings) -> Float[Tensor, "samples 4"]:
-    """The same for samples of their own on each ray, in parts of about the same size, each a multiple of ROWS."""
-    raw, count = [], len(samples.ray)
-    rows, t = (torch.cat([x, x[-1:].expand(-count % ROWS)]) for x in (samples.ray, samples.t))
-    size = -(-max(1, count) // math.ceil(max(1, count) / settings.netchunk) // ROWS) * ROWS
-    for ray, depth in zip(rows.split(size), t.split(size), strict=True):
-        positions = rays.origins[ray] + depth[:, None] * rays.directions[ray]
-        raw.append(raw_outputs(field, positions, rays.viewdirs[ray], settings))
-    return (torch.cat(raw) if len(raw) > 1 else raw[0])[:count]
 
 
 def render_rays(
@@ -212,36 +132,29 @@ def see(
     """Pixels of rays whose samples lie at depths t, by the mean of the fields' raw outputs.
 
     far: where the rays end, be it behind a field's box. Where the model has an occupancy, samples outside it are left
-    out, and, without gradients, those behind matter that lets nothing through.
+    out, and those that no light comes to.
     """
     # A ray that misses the field's box has near = far, and sees nothing.
     hits = rays.near < rays.far
     delta = intervals(t, rays.far, rays.directions, hits[:, None] & settings.opaque_end)
+    noisy = generator is not None and settings.noise > 0
 
-    def activate(raws: list[Tensor]) -> tuple[Tensor, Tensor]:
-        raw = raws[0] if len(raws) == 1 else torch.stack(raws).mean(0)
+    def activate(raw: Tensor) -> tuple[Tensor, Tensor]:
         noise = None
-        if generator is not None and settings.noise > 0:
+        if noisy:
             noise = torch.randn(raw.shape[:-1], device=t.device, generator=generator) * settings.noise
         return fields[0].activate(raw, noise)
 
     if model.occupancy is None:
-        sigma, rgb = activate([query(field, rays, t, settings) for field in fields])
+        sigma, rgb = activate(mean_of([query(field, rays, t, settings) for field in fields]))
         return composite(sigma, rgb, t, delta, far, settings.background)
     occupied = model.occupancy.along(rays.origins, rays.directions, t)
     occupied &= hits[:, None]
     if settings.opaque_end:
         occupied[:, -1] = hits  # it stands for all that lies behind
-    count = t.shape[1]
-    size = count if torch.is_grad_enabled() else max(1, count // PARTS)
-    room = fields[0].rooms.samples if settings.static_shapes and learns(fields[0]) else None
-    seen = Seen.nothing(t)
-    for start in range(0, count, size):
-        chosen = occupied[:, start : start + size] & (seen.transmittance > DARK)[:, None]
-        samples = pack(chosen, t, delta, start, room)
-        sigma, rgb = activate([query_packed(field, rays, samples, settings) for field in fields])
-        seen = seen.behind(samples, sigma, rgb)
-    return seen.pixels(far, settings.background)
+    samples, raw = packed_outputs(fields, rays, t, delta, occupied, settings, to_the_end=noisy)
+    sigma, rgb = activate(raw)
+    return composite_packed(samples, sigma, rgb, t, far, settings.background)
 
 
 class RenderedImage(NamedTuple):

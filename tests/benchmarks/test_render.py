@@ -10,7 +10,7 @@ from nerf_dfa.nerf.flags import parse
 from nerf_dfa.nerf.model import inference_settings
 from nerf_dfa.nerf.run import load_run, load_run_scene, write_args
 from nerf_dfa.nerf.trainer import make_trainer
-from nerf_dfa.rendering import OccupancyGrid, renderer
+from nerf_dfa.rendering import OccupancyGrid, query
 
 
 def save_run(folder, *flags):
@@ -39,7 +39,7 @@ def result_of(capsys, *flags):
 
 
 def test_whole_frames_of_a_run_with_its_own_occupancy(grid_run, capsys, monkeypatch):
-    monkeypatch.setattr(renderer, "ROWS", 1)  # of so small frames samples are mostly what fills them up
+    monkeypatch.setattr(query, "ROWS", 1)  # of so small frames samples are mostly what fills them up
     result = result_of(capsys, grid_run, "--size", 12, "--views", 2)
     assert [row["view"] for row in result["per_view"]] == [0, 1]
     assert result["settings"]["resolution"] == [12, 12]

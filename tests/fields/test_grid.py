@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from nerf_dfa.fields.grid import GridField
+from nerf_dfa.rendering import RadianceModel, RenderSettings, render_rays
+from nerf_dfa.rendering.query import query
 from nerf_dfa.rendering.rays import Rays
-from nerf_dfa.rendering.renderer import RadianceModel, RenderSettings, query, render_rays
 
 BOX = torch.tensor([[-1.0, -2.0, 0.0], [1.0, 2.0, 3.0]])
 

@@ -56,6 +56,25 @@ def test_with_all_rows_it_is_the_pass_itself(rule, inputs):
             torch.testing.assert_close(got[name], gradient)
 
 
+def test_what_is_known_is_not_asked_again(inputs):
+    net, other, target, asked = Net("mdfa"), Net("mdfa"), torch.randn(40, 4), []
+
+    def watched(*rows):
+        asked.append(len(rows[0]))
+        return other(*rows)
+
+    torch.manual_seed(2)
+    expected = gradients(net, selected(net, Selection(0.9), *inputs), target)
+    with torch.no_grad():
+        known = other(*inputs)
+    torch.manual_seed(2)
+    got = gradients(other, selected(watched, Selection(0.9), *inputs, known=known), target)
+    assert len(asked) == 1
+    assert asked[0] < 40
+    for name, gradient in expected.items():
+        torch.testing.assert_close(got[name], gradient, rtol=0, atol=0)
+
+
 def test_the_gradient_is_that_of_the_rows_that_err(inputs):
     net, other = Net("bp"), Net("bp")
     weights = torch.zeros(40, 1)

@@ -20,7 +20,7 @@ from nerf_dfa.nerf.model import build_model, training_settings
 from nerf_dfa.nerf.options import LEARNERS, learning
 from nerf_dfa.nerf.run import load_run_scene, scene_format
 from nerf_dfa.nerf.trainer import LOOK_AFTER, LOOK_EVERY, make_trainer
-from nerf_dfa.rendering.renderer import raw_outputs
+from nerf_dfa.rendering.query import raw_outputs
 
 SMALL = (
     "--white_bkgd --N_samples 8 --N_rand 64 --lrate 1e-2 --precision fp32 --occupancy 8 --N_iters 40 --frames 2"

@@ -14,8 +14,9 @@ from nerf_dfa.rendering import (
     Rays,
     RenderSettings,
     image_rays,
+    packed,
+    query,
     render_rays,
-    renderer,
 )
 from nerf_dfa.rendering.occupancy import OPTICAL_DEPTH, dilated
 from nerf_dfa.rendering.renderer import march, meeting
@@ -163,6 +164,7 @@ def test_where_nothing_is_skipped_pixels_and_gradients_are_equal():
     found = []
     for occupancy in (None, everything):
         field = Ball()
+        field.scale.data.fill_(0.2)  # so that light comes through, and rays end nowhere
         best = render_rays(RadianceModel(field, None, occupancy), rays(), replace(SETTINGS, perturb=True), generator)
         best.best.rgb.square().sum().backward()
         found.append((best.best.rgb.detach(), field.scale.grad))
@@ -172,7 +174,7 @@ def test_where_nothing_is_skipped_pixels_and_gradients_are_equal():
 
 
 def test_rays_end_behind_what_lets_no_light_through(monkeypatch):
-    monkeypatch.setattr(renderer, "ROWS", 1)  # only what is seen is asked for
+    monkeypatch.setattr(query, "ROWS", 1)  # only what is seen is asked for
     field = Ball()
     model = RadianceModel(field, None, OccupancyGrid(BOX, 4))
     with torch.no_grad():
@@ -180,6 +182,28 @@ def test_rays_end_behind_what_lets_no_light_through(monkeypatch):
     assert field.asked < 40 * 256 - 5 * 20  # some 20 rays meet the ball, in the middle of their way
     full = render_rays(RadianceModel(Ball(), None), rays(), SETTINGS).best
     torch.testing.assert_close(seen.rgb, full.rgb.detach(), rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("error_kept", [1.0, 1.0 - 1e-7])
+def test_they_do_so_in_training_too(monkeypatch, error_kept):
+    """In one pass, or one that does not go back and one that does: of few samples behind those that light comes to."""
+    monkeypatch.setattr(query, "ROWS", 1)
+    monkeypatch.setattr(packed, "TOGETHER", 2)
+    settings = replace(SETTINGS, samples=200, error_kept=error_kept)
+    found = []
+    for occupancy in (None, filled(64, box=ALL_IN_VIEW)):
+        field = Ball()
+        field.scale.data.fill_(3.0)  # half of it is in the dark
+        passes = []
+        field.raw = lambda x, d, raw=field.raw, passes=passes: passes.append(x.shape[:-1].numel()) or raw(x, d)
+        rgb = render_rays(RadianceModel(field, None, occupancy), rays(), settings).best.rgb
+        rgb.square().sum().backward()
+        found.append((rgb.detach(), field.scale.grad))
+        if occupancy is not None:
+            occupied = occupancy.along(rays().origins, rays().directions, torch.linspace(2, 7, 200).expand(256, 200))
+            assert max(passes) < 0.8 * int(occupied.sum())
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=2e-3)
 
 
 @pytest.mark.parametrize("grad", [True, False])

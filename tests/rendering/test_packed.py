@@ -7,7 +7,7 @@ import torch
 
 from nerf_dfa.learning.room import Room
 from nerf_dfa.rendering.compositing import composite, intervals
-from nerf_dfa.rendering.packed import Seen, light_before, pack
+from nerf_dfa.rendering.packed import DARK, TOGETHER, composite_packed, in_sight, light_before, pack
 
 RAYS, SAMPLES, FAR = 7, 12, 5.0
 
@@ -24,22 +24,18 @@ def scene():
     return t, delta, sigma, torch.rand(RAYS, SAMPLES, 3, generator=generator)
 
 
-def packed(chosen, t, delta, sigma, rgb, parts=1):
-    seen = Seen.nothing(t)
-    size = SAMPLES // parts
-    for start in range(0, SAMPLES, size):
-        samples = pack(chosen[:, start : start + size], t, delta, start)
-        seen = seen.behind(samples, sigma.view(-1)[samples.index], rgb.view(-1, 3)[samples.index])
-    return seen.pixels(torch.full((RAYS,), FAR), 0.7)
+def packed(chosen, t, delta, sigma, rgb):
+    samples = pack(chosen, t, delta)
+    values = sigma.view(-1)[samples.index], rgb.view(-1, 3)[samples.index]
+    return composite_packed(samples, *values, t, torch.full((RAYS,), FAR), 0.7)
 
 
-@pytest.mark.parametrize("parts", [1, 2, 4])
 @pytest.mark.parametrize("all_of_them", [True, False])
-def test_pixels_are_those_of_dense_compositing(scene, parts, all_of_them):
+def test_pixels_are_those_of_dense_compositing(scene, all_of_them):
     t, delta, sigma, rgb = scene
     chosen = torch.ones_like(sigma, dtype=torch.bool) if all_of_them else sigma > 0
     expected = composite(sigma, rgb, t, delta, torch.full((RAYS,), FAR), 0.7)
-    for got, value in zip(packed(chosen, t, delta, sigma, rgb, parts), expected, strict=True):
+    for got, value in zip(packed(chosen, t, delta, sigma, rgb), expected, strict=True):
         torch.testing.assert_close(got, value, rtol=1e-5, atol=1e-6)
 
 
@@ -80,7 +76,8 @@ def test_endless_and_many_samples_lose_no_precision():
     delta = torch.tensor([[1.0, 1e10]]).expand(rays, 2).contiguous()
     chosen = torch.ones(rays, 2, dtype=torch.bool)
     samples = pack(chosen, t.expand(rays, 2).contiguous(), delta)
-    seen = Seen.nothing(delta).behind(samples, torch.full((2 * rays,), 0.5), torch.ones(2 * rays, 3))
+    values = torch.full((2 * rays,), 0.5), torch.ones(2 * rays, 3)
+    seen = composite_packed(samples, *values, delta, torch.full((rays,), FAR), 0.0)
     expected = torch.tensor([1 - math.exp(-0.5), math.exp(-0.5)])
     torch.testing.assert_close(seen.weights, expected.expand(rays, 2), rtol=1e-6, atol=1e-7)
 
@@ -88,10 +85,47 @@ def test_endless_and_many_samples_lose_no_precision():
 def test_no_samples_at_all_leave_the_background():
     t = torch.ones(3, 4)
     nothing = pack(torch.zeros(3, 4, dtype=torch.bool), t, t)
-    pixels = Seen.nothing(t).behind(nothing, torch.zeros(0), torch.zeros(0, 3)).pixels(torch.full((3,), 9.0), 0.25)
+    nothing, values = in_sight(nothing, 3, lambda part: pytest.fail("there is nothing to look at"))
+    assert values is None
+    pixels = composite_packed(nothing, torch.zeros(0), torch.zeros(0, 3), t, torch.full((3,), 9.0), 0.25)
     assert pixels.rgb.eq(0.25).all()
     assert pixels.depth.eq(9).all()
     assert not pixels.weights.any()
+
+
+@pytest.mark.parametrize("density", [0.0, 3.0, 30.0, 3000.0])
+def test_what_is_in_sight_against_a_loop_over_rays(density):
+    """All samples that light comes to, at most a part's behind them, and nothing else; each looked at once."""
+    rays, count = 40, 100
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.rand(rays, count, generator=generator) < 0.7
+    chosen[3] = False
+    sigma = (
+        density * torch.rand(rays, count, generator=generator) * (torch.rand(rays, count, generator=generator) < 0.2)
+    )
+    t = torch.arange(count).expand(rays, count) / count
+    every = pack(chosen, t, torch.full_like(t, 0.05))
+    looked = []
+
+    def look(part):
+        looked.extend(part.index.tolist())
+        return sigma.view(-1)[part.index], part.index[:, None] + torch.zeros(2)
+
+    samples, values = in_sight(every, rays, look)
+    expected = []
+    for ray in range(rays):
+        light, column = 1.0, chosen[ray].nonzero()[:, 0].tolist()
+        start, size = 0, TOGETHER
+        while column[start:] and light > DARK:
+            part = column[start : start + size]
+            expected += [ray * count + c for c in part]
+            light *= math.exp(-sum(0.05 * sigma[ray, c].item() for c in part))
+            start, size = start + size, start + size
+    assert samples.index.tolist() == expected
+    assert sorted(looked) == expected
+    assert torch.equal(values, samples.index[:, None] + torch.zeros(2))
+    assert torch.equal(t.reshape(-1)[samples.index], samples.t)
+    assert (len(expected) < len(every.ray)) == (density > 3)
 
 
 def filled(share: float) -> Room:
@@ -103,9 +137,9 @@ def filled(share: float) -> Room:
 
 
 def seen_with(room, chosen, t, delta, sigma, rgb):
-    samples = pack(chosen, t, delta, room=room)
-    seen = Seen.nothing(t).behind(samples, sigma.view(-1)[samples.index], rgb.view(-1, 3)[samples.index])
-    return samples, seen.pixels(torch.full((len(t),), FAR), 0.7)
+    samples = pack(chosen, t, delta, room)
+    values = sigma.view(-1)[samples.index], rgb.view(-1, 3)[samples.index]
+    return samples, composite_packed(samples, *values, t, torch.full((len(t),), FAR), 0.7)
 
 
 def many(rays):
