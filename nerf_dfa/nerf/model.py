@@ -40,6 +40,7 @@ STATE_KEYS = {"coarse": "network_fn_state_dict", "fine": "network_fine_state_dic
 RULE_KEY = "learning_rule_state_dict"
 OCCUPANCY_KEY = "occupancy_state_dict"
 POSES_KEY = "training_poses"
+ENDS_KEY = "rays_end_in_the_dark"
 RULE_PREFIX = "rule."
 
 
@@ -237,6 +238,7 @@ def codec(model: RadianceModel, scene: Scene | None = None) -> ModelCodec:
             state[POSES_KEY] = training_poses(scene)
         if model.occupancy is not None:
             state[OCCUPANCY_KEY] = model.occupancy.state_dict()
+            state[ENDS_KEY] = model.ends
         for name, field in model.fields.items():
             weights = field.state_dict()
             state[STATE_KEYS[name]] = {k: v for k, v in weights.items() if not of_rule(k)}
@@ -247,6 +249,7 @@ def codec(model: RadianceModel, scene: Scene | None = None) -> ModelCodec:
         if scene is not None:
             compare_cameras(contents.get(POSES_KEY), scene, path)
         rules = contents.get(RULE_KEY, {})
+        model.ends = bool(contents.get(ENDS_KEY, False))
         if OCCUPANCY_KEY not in contents:  # of another program, or made without
             model.occupancy = None
         if model.occupancy is not None:

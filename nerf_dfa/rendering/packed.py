@@ -2,7 +2,7 @@
 
     samples = pack(chosen, t, delta)                  # of (rays, samples) the chosen ones, ray by ray
     samples, values = in_sight(samples, rays, look)   # without those that no light comes to
-    pixels = composite_packed(samples, sigma, rgb, t, far, background)
+    pixels, light = composite_packed(samples, sigma, rgb, t, far, background)
 
 The sums along a ray are sums over segments of the row.
 """
@@ -125,20 +125,22 @@ def composite_packed(
     t: Float[Tensor, "rays samples"],
     far: Float[Tensor, " rays"],
     background: float,
-) -> Pixels:
-    """What `composite` makes of all samples (at depths t), if those that are not packed are empty.
+) -> tuple[Pixels, Float[Tensor, " n"]]:
+    """What `composite` makes of all samples (at depths t), if those that are not packed are empty; the light at each.
 
     sigma: density in 1 / scene unit; rgb: colour in [0, 1]. Behind the samples is a background of one grey value; what
     passes them counts at depth `far`.
     """
     rays = len(t)
     optical_depth = (sigma * samples.delta).clamp(max=OPAQUE_DEPTH)
-    weights = light_before(optical_depth, samples.ray, rays)[0] * -torch.expm1(-optical_depth)
+    light = light_before(optical_depth, samples.ray, rays)[0]
+    weights = light * -torch.expm1(-optical_depth)
     opacity = t.new_zeros(rays).index_add(0, samples.ray, weights)
     rest = (1 - opacity).clamp(min=0)
-    return Pixels(
+    pixels = Pixels(
         t.new_zeros(rays, 3).index_add(0, samples.ray, weights[:, None] * rgb) + rest[:, None] * background,
         opacity,
         t.new_zeros(rays).index_add(0, samples.ray, weights * samples.t) + rest * far,
         t.new_zeros(t.numel()).index_add(0, samples.index, weights).view_as(t),
     )
+    return pixels, light.detach()

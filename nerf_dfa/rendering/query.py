@@ -84,13 +84,13 @@ def packed_outputs(
     delta: Float[Tensor, "rays samples"],
     occupied: Bool[Tensor, "rays samples"],
     settings: RenderSettings,
-    to_the_end: bool,
+    ends: bool,
 ) -> tuple[Samples, Float[Tensor, "n 4"]]:
     """The occupied samples that light comes to, and the mean of the fields' raw outputs there.
 
-    A first pass without gradients follows each ray until it is dark. Where nothing learns, or only samples that err go
-    back, it gives the outputs; else densities alone, and a second pass gives the outputs of what it found. Rays are
-    followed to_the_end, without it, where the caller says so or shapes are static.
+    ends: whether a first pass without gradients follows each ray until it is dark. Where nothing learns, or only
+    samples that err go back, it gives the outputs; else densities alone, and a second pass gives the outputs of what it
+    found. Where not, or shapes are static, samples in the dark are there, too.
     """
 
     def outputs(samples: Samples, known: Tensor | None = None) -> Tensor:
@@ -114,7 +114,7 @@ def packed_outputs(
     static = settings.static_shapes and learns(field)
     again = torch.is_grad_enabled() and not selects(field, settings)
     samples = pack(occupied, t, delta, field.rooms.samples if static else None)
-    if not static and not to_the_end:
+    if ends and not static:
         samples, known = in_sight(samples, len(t), look)
     if known is not None and not torch.is_grad_enabled():
         return samples, known

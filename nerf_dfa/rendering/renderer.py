@@ -15,17 +15,21 @@ from nerf_dfa.machine import out_of_memory
 from nerf_dfa.rendering.cameras import Cameras
 from nerf_dfa.rendering.compositing import Pixels, composite, intervals
 from nerf_dfa.rendering.occupancy import OccupancyGrid
-from nerf_dfa.rendering.packed import composite_packed
-from nerf_dfa.rendering.query import mean_of, packed_outputs, query
+from nerf_dfa.rendering.packed import DARK, composite_packed
+from nerf_dfa.rendering.query import learns, mean_of, packed_outputs, query
 from nerf_dfa.rendering.rays import Rays, image_rays
 from nerf_dfa.rendering.sampling import refine, stratified
 from nerf_dfa.rendering.settings import RenderSettings
+
+# Share of a training step's samples below which it pays to find those that light comes to first.
+MUCH_LIT = 0.6
 
 
 class RadianceModel(nn.Module):
     """The fields of one scene: coarse, which proposes where to look, and fine, which looks there.
 
-    occupancy: where there is anything to see; samples elsewhere are not evaluated. None: all are.
+    occupancy: where there is anything to see; samples elsewhere are not evaluated. None: all are. ends: whether rays
+    end in the dark while training, too; to find where takes a pass of its own, which pays where much is in the dark.
     """
 
     def __init__(self, coarse: Field, fine: Field | None, occupancy: OccupancyGrid | None = None) -> None:
@@ -33,6 +37,8 @@ class RadianceModel(nn.Module):
         self.coarse = coarse
         self.fine = fine
         self.occupancy = occupancy
+        self.ends = False
+        self._lit: Tensor | None = None
 
     @property
     def fields(self) -> dict[str, Field]:
@@ -43,8 +49,17 @@ class RadianceModel(nn.Module):
         """The larger of the fields' densities: what the occupancy has to hold."""
         return torch.stack([field.density(positions) for field in self.fields.values()]).amax(0)
 
+    def note_light(self, light: Float[Tensor, " n"], samples: int) -> None:
+        """The light at some of the `samples` of a training step; to the others none comes."""
+        self._lit = (light > DARK).sum() / max(1, samples)
+
     def settle(self) -> None:
-        """Makes the space for samples what the steps since the last time would have needed, and a little more."""
+        """Makes the space for samples what the steps since the last time would have needed, and a little more.
+
+        Decides too, by the last step, whether rays end in the dark.
+        """
+        if self._lit is not None:
+            self.ends, self._lit = float(self._lit) < MUCH_LIT, None
         for field in self.fields.values():
             for room in field.rooms:
                 room.settle()
@@ -132,7 +147,7 @@ def see(
     """Pixels of rays whose samples lie at depths t, by the mean of the fields' raw outputs.
 
     far: where the rays end, be it behind a field's box. Where the model has an occupancy, samples outside it are left
-    out, and those that no light comes to.
+    out, and, where the model says so or nothing learns, those that no light comes to.
     """
     # A ray that misses the field's box has near = far, and sees nothing.
     hits = rays.near < rays.far
@@ -152,9 +167,14 @@ def see(
     occupied &= hits[:, None]
     if settings.opaque_end:
         occupied[:, -1] = hits  # it stands for all that lies behind
-    samples, raw = packed_outputs(fields, rays, t, delta, occupied, settings, to_the_end=noisy)
+    teaches = learns(fields[0])
+    ends = not noisy and (model.ends or not teaches)
+    samples, raw = packed_outputs(fields, rays, t, delta, occupied, settings, ends)
     sigma, rgb = activate(raw)
-    return composite_packed(samples, sigma, rgb, t, far, settings.background)
+    pixels, light = composite_packed(samples, sigma, rgb, t, far, settings.background)
+    if teaches and not settings.static_shapes:
+        model.note_light(light, int(occupied.sum()))
+    return pixels
 
 
 class RenderedImage(NamedTuple):

@@ -141,3 +141,25 @@ def test_the_occupancy_looks_everywhere_then_here_and_there_and_at_no_more_cells
         trainer.finished = step - 1
         trainer.step()
     assert asked == looks
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_whether_rays_end_in_the_dark_is_kept_with_a_run(made, tmp_path, ends):
+    trainer, resumed = made(), made()
+    trainer.model.ends, resumed.model.ends = ends, not ends
+    resumed.load(trainer.save(tmp_path))
+    assert resumed.model.ends == ends
+
+
+def test_rays_do_not_end_while_most_samples_are_lit(made):
+    trainer = made()
+    trainer.step()  # fog
+    trainer.model.settle()
+    assert not trainer.model.ends
+    trainer.model.coarse.density_head.bias.data.fill_(1e3)  # as dense as can be: the first sample takes all light
+    trainer.step()
+    trainer.model.settle()
+    assert trainer.model.ends
+    trainer.step()
+    trainer.model.settle()
+    assert trainer.model.ends  # by what they would have seen, not by what is left

@@ -17,6 +17,7 @@ from nerf_dfa.rendering import (
     packed,
     query,
     render_rays,
+    renderer,
 )
 from nerf_dfa.rendering.occupancy import OPTICAL_DEPTH, dilated
 from nerf_dfa.rendering.renderer import march, meeting
@@ -189,6 +190,7 @@ def test_they_do_so_in_training_too(monkeypatch, error_kept):
     """In one pass, or one that does not go back and one that does: of few samples behind those that light comes to."""
     monkeypatch.setattr(query, "ROWS", 1)
     monkeypatch.setattr(packed, "TOGETHER", 2)
+    monkeypatch.setattr(renderer, "MUCH_LIT", 0.9)
     settings = replace(SETTINGS, samples=200, error_kept=error_kept)
     found = []
     for occupancy in (None, filled(64, box=ALL_IN_VIEW)):
@@ -196,7 +198,14 @@ def test_they_do_so_in_training_too(monkeypatch, error_kept):
         field.scale.data.fill_(3.0)  # half of it is in the dark
         passes = []
         field.raw = lambda x, d, raw=field.raw, passes=passes: passes.append(x.shape[:-1].numel()) or raw(x, d)
-        rgb = render_rays(RadianceModel(field, None, occupancy), rays(), settings).best.rgb
+        model = RadianceModel(field, None, occupancy)
+        if occupancy is not None:
+            render_rays(model, rays(), settings)
+            assert not model.ends
+            model.settle()
+            assert model.ends  # from now on
+            passes.clear()
+        rgb = render_rays(model, rays(), settings).best.rgb
         rgb.square().sum().backward()
         found.append((rgb.detach(), field.scale.grad))
         if occupancy is not None:

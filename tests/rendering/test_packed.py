@@ -27,7 +27,7 @@ def scene():
 def packed(chosen, t, delta, sigma, rgb):
     samples = pack(chosen, t, delta)
     values = sigma.view(-1)[samples.index], rgb.view(-1, 3)[samples.index]
-    return composite_packed(samples, *values, t, torch.full((RAYS,), FAR), 0.7)
+    return composite_packed(samples, *values, t, torch.full((RAYS,), FAR), 0.7)[0]
 
 
 @pytest.mark.parametrize("all_of_them", [True, False])
@@ -77,7 +77,7 @@ def test_endless_and_many_samples_lose_no_precision():
     chosen = torch.ones(rays, 2, dtype=torch.bool)
     samples = pack(chosen, t.expand(rays, 2).contiguous(), delta)
     values = torch.full((2 * rays,), 0.5), torch.ones(2 * rays, 3)
-    seen = composite_packed(samples, *values, delta, torch.full((rays,), FAR), 0.0)
+    seen, _ = composite_packed(samples, *values, delta, torch.full((rays,), FAR), 0.0)
     expected = torch.tensor([1 - math.exp(-0.5), math.exp(-0.5)])
     torch.testing.assert_close(seen.weights, expected.expand(rays, 2), rtol=1e-6, atol=1e-7)
 
@@ -87,7 +87,7 @@ def test_no_samples_at_all_leave_the_background():
     nothing = pack(torch.zeros(3, 4, dtype=torch.bool), t, t)
     nothing, values = in_sight(nothing, 3, lambda part: pytest.fail("there is nothing to look at"))
     assert values is None
-    pixels = composite_packed(nothing, torch.zeros(0), torch.zeros(0, 3), t, torch.full((3,), 9.0), 0.25)
+    pixels, _ = composite_packed(nothing, torch.zeros(0), torch.zeros(0, 3), t, torch.full((3,), 9.0), 0.25)
     assert pixels.rgb.eq(0.25).all()
     assert pixels.depth.eq(9).all()
     assert not pixels.weights.any()
@@ -139,7 +139,7 @@ def filled(share: float) -> Room:
 def seen_with(room, chosen, t, delta, sigma, rgb):
     samples = pack(chosen, t, delta, room)
     values = sigma.view(-1)[samples.index], rgb.view(-1, 3)[samples.index]
-    return samples, composite_packed(samples, *values, t, torch.full((len(t),), FAR), 0.7)
+    return samples, composite_packed(samples, *values, t, torch.full((len(t),), FAR), 0.7)[0]
 
 
 def many(rays):
