@@ -38,7 +38,7 @@ from nerf_dfa.benchmarks.measure import print_result, synchronise
 from nerf_dfa.errors import UserError
 from nerf_dfa.evaluation.metrics import mse_to_psnr, psnr_8bit, to_uint8
 from nerf_dfa.machine import machine
-from nerf_dfa.nerf.model import inference_settings, measured_precision, occupied_anew
+from nerf_dfa.nerf.model import compare_cameras, inference_settings, measured_precision, occupied_anew
 from nerf_dfa.nerf.options import Options, check, scene_flags
 from nerf_dfa.nerf.render import check_importance
 from nerf_dfa.nerf.run import load_run, load_run_scene, scene_format
@@ -182,6 +182,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if options.precision == "auto" or (options.precision == "bf16" and args.precision is None):
         options = replace(options, precision=measured_precision(options, device))  # as render.py does
     scene, cameras, photographs = load_scene_at(options, args.size)
+    compare_cameras(trained.poses, scene, trained.folder)
     model, seconds = trained.model, None
     model.eval()
     if args.occupancy is not None:

@@ -31,7 +31,7 @@ from nerf_dfa.training import Trainer
 # Part, and the functions that it consists of; what these call belongs to it where it is no part of its own.
 PARTS: dict[str, list[tuple[Any, str]]] = {
     "encoding": [(mlp, "positional_encoding"), (grid, "positional_encoding"), (FeatureGrids, "forward")],
-    "network": [(mlp.MLPField, "raw"), (grid.GridField, "raw")],
+    "network": [(field, name) for field in (mlp.MLPField, grid.GridField) for name in ("raw", "raw_density")],
     "sampling and compositing": [(task, "render_rays")],
     "occupancy": [(OccupancyGrid, "update")],
 }

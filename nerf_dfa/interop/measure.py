@@ -20,7 +20,7 @@ from torch import Tensor
 from nerf_dfa.errors import UserError, plain_cautions
 from nerf_dfa.evaluation.metrics import psnr_8bit, to_uint8
 from nerf_dfa.interop.import_checkpoint import Parser
-from nerf_dfa.nerf.model import inference_settings
+from nerf_dfa.nerf.model import compare_cameras, inference_settings
 from nerf_dfa.nerf.options import Options, check
 from nerf_dfa.nerf.run import load_run, load_run_scene, scene_format
 from nerf_dfa.rendering import Cameras, Chunks, RadianceModel, Rays, RenderSettings, camera_rays, render_rays
@@ -71,6 +71,7 @@ def measure(
     trained = load_run(folder, where)
     options = trained.options if datadir is None else replace(trained.options, datadir=datadir)
     scene = _scene(options, testskip)
+    compare_cameras(trained.poses, scene, folder)
     images, cameras, names = scene.views("test")
     settings = inference_settings(options, where)
     chunks = Chunks(options.chunk)

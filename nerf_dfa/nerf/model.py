@@ -217,10 +217,11 @@ def training_poses(scene: Scene) -> Float[Tensor, "views 3 4"]:
     return scene.cameras.poses[list(scene.split["train"])]
 
 
-def compare_cameras(poses: Float[Tensor, "views 3 4"] | None, scene: Scene, path: Path) -> None:
-    """A caution where the checkpoint's training cameras (None: it does not say) are not the scene's."""
+def compare_cameras(poses: Any, scene: Scene, path: Path) -> None:
+    """A caution where the checkpoint's training cameras (views, 3, 4) are not the scene's; None: it does not say."""
     now = training_poses(scene)
-    if poses is None or (poses.shape == now.shape and torch.allclose(poses, now, rtol=1e-3, atol=1e-3)):
+    alike = isinstance(poses, Tensor) and poses.shape == now.shape and torch.allclose(poses.to(now), now, 1e-3, 1e-3)
+    if poses is None or alike:
         return
     message = f"{path} was trained on other cameras than those of {scene.name}: is this the scene?"
     warnings.warn(UserCaution(message), stacklevel=2)

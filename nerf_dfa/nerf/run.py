@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from nerf_dfa.errors import UserError
 from nerf_dfa.files import alone, write_text
@@ -206,7 +204,7 @@ class Trained:
     last: bool
     seconds: float
     restarts: int
-    poses: Float[Tensor, "views 3 4"] | None
+    poses: Any  # of the training cameras, as the checkpoint has them; None: it does not say
 
 
 def load_run(folder: Path, device: torch.device, step: int | None = None) -> Trained:

@@ -91,10 +91,11 @@ def light_before(
 def in_sight(
     samples: Samples, rays: int, look: Callable[[Samples], tuple[Float[Tensor, " part"], Tensor | None]]
 ) -> tuple[Samples, Tensor | None]:
-    """The samples before which more than DARK of the light is left, and a few behind them, with what `look` saw there.
+    """The samples before which more than DARK of the light is left, with what `look` saw there, and some behind them.
 
     look: of some of the samples, their density (1 / scene unit), and values (part, ...) that are handed on, or None;
-    what comes of it has no gradient. Rays are followed in parts, from the eye on.
+    what comes of it has no gradient. Rays are followed in parts, from the eye on; the part in which a ray gets dark,
+    as long as all before it, is there to its end.
     """
     count, device = len(samples.ray), samples.ray.device
     first = torch.searchsorted(samples.ray, torch.arange(rays, device=device))

@@ -88,9 +88,9 @@ def packed_outputs(
 ) -> tuple[Samples, Float[Tensor, "n 4"]]:
     """The occupied samples that light comes to, and the mean of the fields' raw outputs there.
 
-    ends: whether a first pass without gradients follows each ray until it is dark. Where nothing learns, or only
-    samples that err go back, it gives the outputs; else densities alone, and a second pass gives the outputs of what it
-    found. Where not, or shapes are static, samples in the dark are there, too.
+    ends: whether a first pass without gradients follows each ray until it is dark. Where none are taken, or only
+    samples that err go back, it gives the outputs; else densities alone (of one field), and a second pass gives the
+    outputs of what it found. Where not, or shapes are static, samples in the dark are there, too.
     """
 
     def outputs(samples: Samples, known: Tensor | None = None) -> Tensor:
@@ -112,7 +112,7 @@ def packed_outputs(
 
     field, known = fields[0], None
     static = settings.static_shapes and learns(field)
-    again = torch.is_grad_enabled() and not selects(field, settings)
+    again = torch.is_grad_enabled() and not selects(field, settings) and len(fields) == 1
     samples = pack(occupied, t, delta, field.rooms.samples if static else None)
     if ends and not static:
         samples, known = in_sight(samples, len(t), look)

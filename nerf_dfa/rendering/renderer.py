@@ -29,7 +29,8 @@ class RadianceModel(nn.Module):
     """The fields of one scene: coarse, which proposes where to look, and fine, which looks there.
 
     occupancy: where there is anything to see; samples elsewhere are not evaluated. None: all are. ends: whether rays
-    end in the dark while training, too; to find where takes a pass of its own, which pays where much is in the dark.
+    end in the dark where gradients are taken, too, unless their density is noisy; to find where takes a pass of its
+    own, which pays where much is in the dark.
     """
 
     def __init__(self, coarse: Field, fine: Field | None, occupancy: OccupancyGrid | None = None) -> None:
@@ -38,7 +39,7 @@ class RadianceModel(nn.Module):
         self.fine = fine
         self.occupancy = occupancy
         self.ends = False
-        self._lit: Tensor | None = None
+        self._lit: dict[Field, tuple[Tensor, int]] = {}
 
     @property
     def fields(self) -> dict[str, Field]:
@@ -49,17 +50,19 @@ class RadianceModel(nn.Module):
         """The larger of the fields' densities: what the occupancy has to hold."""
         return torch.stack([field.density(positions) for field in self.fields.values()]).amax(0)
 
-    def note_light(self, light: Float[Tensor, " n"], samples: int) -> None:
-        """The light at some of the `samples` of a training step; to the others none comes."""
-        self._lit = (light > DARK).sum() / max(1, samples)
+    def note_light(self, field: Field, light: Float[Tensor, " n"], samples: int) -> None:
+        """The light at some of the field's `samples` in a training step; to the others none comes."""
+        self._lit[field] = ((light > DARK).sum(), samples)
 
     def settle(self) -> None:
         """Makes the space for samples what the steps since the last time would have needed, and a little more.
 
         Decides too, by the last step, whether rays end in the dark.
         """
-        if self._lit is not None:
-            self.ends, self._lit = float(self._lit) < MUCH_LIT, None
+        if self._lit:
+            lit, samples = (sum(column) for column in zip(*self._lit.values(), strict=True))
+            self.ends = int(lit) < MUCH_LIT * samples
+            self._lit = {}
         for field in self.fields.values():
             for room in field.rooms:
                 room.settle()
@@ -147,7 +150,7 @@ def see(
     """Pixels of rays whose samples lie at depths t, by the mean of the fields' raw outputs.
 
     far: where the rays end, be it behind a field's box. Where the model has an occupancy, samples outside it are left
-    out, and, where the model says so or nothing learns, those that no light comes to.
+    out, and, where the model says so or no gradients are taken, those that no light comes to.
     """
     # A ray that misses the field's box has near = far, and sees nothing.
     hits = rays.near < rays.far
@@ -167,13 +170,12 @@ def see(
     occupied &= hits[:, None]
     if settings.opaque_end:
         occupied[:, -1] = hits  # it stands for all that lies behind
-    teaches = learns(fields[0])
-    ends = not noisy and (model.ends or not teaches)
+    ends = not noisy and (model.ends or not torch.is_grad_enabled())
     samples, raw = packed_outputs(fields, rays, t, delta, occupied, settings, ends)
     sigma, rgb = activate(raw)
     pixels, light = composite_packed(samples, sigma, rgb, t, far, settings.background)
-    if teaches and not settings.static_shapes:
-        model.note_light(light, int(occupied.sum()))
+    if learns(fields[0]) and not settings.static_shapes:
+        model.note_light(fields[0], light, int(occupied.sum()))
     return pixels
 
 

@@ -18,7 +18,8 @@ class RenderSettings:
     only. opaque_end: the last sample stands for all that lies behind it. netchunk: most points that go through a
     field at once (packed ones: the next multiple of query.ROWS). error_kept: in training, the share of the squared
     error at a field's outputs that goes back; where it is below 1, samples_back is the largest share of samples that
-    do. The others are left out, or spoken for (learning/selected.py). static_shapes: in training, samples and those
+    do, of those that light comes to where rays end in the dark. The others are left out, or spoken for
+    (learning/selected.py). static_shapes: in training, samples and those
     that err are given the space that the fields' rooms say, so that the host waits for the device in
     `RadianceModel.settle` alone; a ray without space is empty and teaches nothing, and none ends before its last
     sample. dual: NeRF-Dual, see `render_rays`.

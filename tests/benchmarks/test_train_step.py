@@ -124,6 +124,16 @@ def test_time_of_the_backward_pass_too(tiny_scene, tiny_mlp, monkeypatch, more):
     assert largest(shares.time_shares(trainer, 1)) == "network"
 
 
+def test_time_of_the_pass_that_finds_where_rays_get_dark(tiny_scene, tiny_grid, monkeypatch):
+    options, _, _ = parse(["--config", str(tiny_grid), "--datadir", str(tiny_scene), "--learning_rule", "bp"])
+    trainer = make_trainer(options, load_run_scene(options, "blender"), torch.device("cpu"))
+    density = shares.grid.GridField.raw_density
+    monkeypatch.setattr(shares.grid.GridField, "raw_density", lambda *args: (time.sleep(SLOW), density(*args))[1])
+    trainer.step()
+    trainer.model.ends = True
+    assert largest(shares.time_shares(trainer, 1)) == "network"
+
+
 def test_time_of_the_optimiser(trainer, monkeypatch):
     update = trainer.optimizer.step
     monkeypatch.setattr(trainer.optimizer, "step", lambda: (time.sleep(SLOW), update()))

@@ -7,6 +7,7 @@ import pytest
 from nerf_dfa.interop.import_checkpoint import import_checkpoint
 from nerf_dfa.interop.measure import main, measure
 from nerf_dfa.nerf import render, train
+from nerf_dfa.scenes.procedural import write_demo
 
 FLAGS = (
     "--white_bkgd --netdepth 2 --netwidth 16 --netdepth_fine 2 --netwidth_fine 16 --multires 4 --N_samples 8 "
@@ -44,6 +45,14 @@ def test_testskip_leaves_views_out_and_the_program_prints_json(run, capsys):
     result = json.loads(capsys.readouterr().out)
     assert [view["name"] for view in result["per_view"]] == ["test/r_0.png"]
     assert result["psnr"]["fine"] == result["per_view"][0]["fine"]
+
+
+def test_another_scene_is_said_to_be_another(run, tmp_path, capsys):
+    write_demo(tmp_path, image_size=12, train_views=5, val_views=2, test_views=2)
+    assert main([str(run), "--datadir", str(tmp_path), "--pixels", "10", "--device", "cpu"]) == 0
+    assert "trained on other cameras" in capsys.readouterr().err
+    assert main([str(run), "--pixels", "10", "--device", "cpu"]) == 0
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

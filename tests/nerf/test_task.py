@@ -1,10 +1,17 @@
 """The rays of a training step: from which pixels, and how many."""
 
+import warnings
+from pathlib import Path
+
 import pytest
 import torch
 
+from nerf_dfa.errors import UserCaution
+from nerf_dfa.learning import RULES
 from nerf_dfa.nerf import trainer as making
 from nerf_dfa.nerf.flags import parse
+from nerf_dfa.nerf.model import ENDS_KEY, POSES_KEY, compare_cameras, training_poses
+from nerf_dfa.nerf.options import PRESETS
 from nerf_dfa.nerf.run import load_run_scene, scene_format
 from nerf_dfa.nerf.trainer import LOOK_AFTER, LOOK_EVERY, LOOK_EVERYWHERE, make_trainer
 from nerf_dfa.rendering import render_rays
@@ -163,3 +170,89 @@ def test_rays_do_not_end_while_most_samples_are_lit(made):
     trainer.step()
     trainer.model.settle()
     assert trainer.model.ends  # by what they would have seen, not by what is left
+
+
+GRID_FINE = "--N_importance 4 --density_activation exp".split()
+
+
+@pytest.mark.parametrize("flags", [[], GRID_FINE, [*FINE_MLP, "--occupancy", "8"]], ids=["grid", "fine grid", "mlp"])
+@pytest.mark.parametrize("learner", [*RULES, *PRESETS])
+def test_every_rule_learns_from_rays_that_end_in_the_dark(made, learner, flags):
+    named = ["--learning_rule", learner] if learner in RULES else ["--preset", learner]
+    trainer = made(*flags, *named)
+    trainer.run(2)
+    trainer.model.ends = True
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    for _ in range(3):
+        loss, _ = trainer.task.loss(trainer.model, trainer.task.batch(1, trainer.generator), trainer.generator)
+        assert loss.isfinite()
+        trainer.step()
+    assert trainer.model.ends
+    assert all(p.isfinite().all() for p in trainer.model.parameters())
+    assert any(not torch.equal(p, old) for p, old in zip(trainer.model.parameters(), before, strict=True))
+    layers = trainer.task.alignment(trainer.model).layers
+    assert all(layer.samples + layer.undefined > 0 for layer in layers.values())
+
+
+def test_alignment_is_of_the_samples_that_learning_is_of(made):
+    trainer = made("--learning_rule", "dfa", "--N_samples", "64")
+    trainer.model.coarse.density_head.bias.data.fill_(1e3)  # the first sample takes all light
+
+    def points():
+        layers = trainer.task.alignment(trainer.model).layers.values()
+        return {layer.samples + layer.undefined for layer in layers}
+
+    every = points()
+    trainer.model.ends = True
+    lit = points()
+    assert len(every) == len(lit) == 1
+    assert max(lit) < 0.5 * max(every)
+
+
+@pytest.mark.parametrize("dense", ["coarse", "fine"])
+def test_light_counts_that_comes_to_the_samples_of_both_networks(made, dense):
+    """8 coarse samples a ray and 12 fine ones, of an opaque network and of a fog."""
+    trainer = made("--N_importance", "4")
+    for name, field in trainer.model.fields.items():
+        field.density_head.bias.data.fill_(1e3 if name == dense else -1e3)
+    trainer.task.loss(trainer.model, trainer.task.batch(1, torch.Generator()), torch.Generator())
+    trainer.model.settle()
+    assert trainer.model.ends == (dense == "fine")  # of 20 samples about 13 are lit, or about 9
+
+
+@pytest.mark.parametrize(
+    ("poses", "alike"),
+    [
+        (None, True),
+        (lambda now: now, True),
+        (lambda now: now.double() + 1e-5, True),
+        (lambda now: now + 0.1, False),
+        (lambda now: now[:-1], False),
+        (lambda now: now.tolist(), False),
+        (lambda now: "rubbish", False),
+    ],
+)
+def test_a_checkpoint_of_other_cameras_is_said_to_be_one(made, poses, alike):
+    scene = made().task.scene
+    given = None if poses is None else poses(training_poses(scene))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        compare_cameras(given, scene, Path("a.tar"))
+    assert (
+        [str(w.message) for w in caught if w.category is UserCaution] == []
+        if alike
+        else [f"a.tar was trained on other cameras than those of {scene.name}: is this the scene?"]
+    )
+
+
+def test_checkpoints_of_before_say_nothing_and_load(made, tmp_path):
+    trainer, resumed = made(), made()
+    path = trainer.save(tmp_path)
+    contents = torch.load(path, weights_only=True)
+    del contents[POSES_KEY], contents[ENDS_KEY]
+    torch.save(contents, path)
+    resumed.model.ends = True
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        resumed.load(path)
+    assert not resumed.model.ends
