@@ -38,8 +38,9 @@ from nerf_dfa.benchmarks.measure import print_result, synchronise
 from nerf_dfa.errors import UserError
 from nerf_dfa.evaluation.metrics import mse_to_psnr, psnr_8bit, to_uint8
 from nerf_dfa.machine import machine
+from nerf_dfa.nerf.checks import check, scene_flags
 from nerf_dfa.nerf.model import compare_cameras, inference_settings, measured_precision, occupied_anew
-from nerf_dfa.nerf.options import Options, check, scene_flags
+from nerf_dfa.nerf.options import Options
 from nerf_dfa.nerf.render import check_importance
 from nerf_dfa.nerf.run import load_run, load_run_scene, scene_format
 from nerf_dfa.rendering import (

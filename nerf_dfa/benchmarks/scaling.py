@@ -27,7 +27,8 @@ from nerf_dfa.benchmarks.measure import interleaved, loglog_slope, print_result
 from nerf_dfa.errors import UserError
 from nerf_dfa.learning import RULES
 from nerf_dfa.machine import machine
-from nerf_dfa.nerf.options import Options, check
+from nerf_dfa.nerf.checks import check
+from nerf_dfa.nerf.options import Options
 from nerf_dfa.nerf.trainer import make_trainer
 from nerf_dfa.rendering import Cameras, image_rays
 from nerf_dfa.scenes import Scene

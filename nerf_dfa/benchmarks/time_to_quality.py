@@ -29,9 +29,10 @@ from nerf_dfa.benchmarks.measure import print_result, synchronise
 from nerf_dfa.errors import UserError
 from nerf_dfa.evaluation.metrics import mse_to_psnr
 from nerf_dfa.machine import machine
+from nerf_dfa.nerf.checks import check_read, to_text
 from nerf_dfa.nerf.flags import parse
 from nerf_dfa.nerf.model import measured_precision
-from nerf_dfa.nerf.options import LEARNERS, check_read, learning, to_text
+from nerf_dfa.nerf.presets import LEARNERS, learning
 from nerf_dfa.nerf.run import load_run_scene, scene_format
 from nerf_dfa.nerf.task import RayBatch
 from nerf_dfa.nerf.trainer import make_trainer

@@ -47,7 +47,8 @@ from nerf_dfa.learning.estimated import EstimatedFeedback
 from nerf_dfa.machine import machine
 from nerf_dfa.nerf.flags import parse
 from nerf_dfa.nerf.model import RULE_PREFIX, measured_precision
-from nerf_dfa.nerf.options import LEARNERS, Options, learning
+from nerf_dfa.nerf.options import Options
+from nerf_dfa.nerf.presets import LEARNERS, learning
 from nerf_dfa.nerf.run import load_run_scene, scene_format
 from nerf_dfa.nerf.task import NerfTask
 from nerf_dfa.nerf.trainer import make_trainer

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from nerf_dfa.errors import UserError
 from nerf_dfa.evaluation.metrics import psnr_8bit, to_uint8
+from nerf_dfa.nerf.checks import check_read
 from nerf_dfa.nerf.collapse import EARLY, RESTARTS, Collapsed, watch
 from nerf_dfa.nerf.flags import parse
 from nerf_dfa.nerf.model import inference_settings, measured_precision
-from nerf_dfa.nerf.options import Options, check_read
+from nerf_dfa.nerf.options import Options
 from nerf_dfa.nerf.outputs import make_studio
 from nerf_dfa.nerf.run import load_run_scene, scene_format
 from nerf_dfa.nerf.trainer import make_trainer

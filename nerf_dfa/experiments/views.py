@@ -21,8 +21,8 @@ from nerf_dfa.files import alone, write_text
 from nerf_dfa.machine import git_commit, machine
 from nerf_dfa.nerf.flags import parse
 from nerf_dfa.nerf.model import measured_precision
-from nerf_dfa.nerf.options import PRESETS
 from nerf_dfa.nerf.outputs import write_png
+from nerf_dfa.nerf.presets import PRESETS
 from nerf_dfa.training.devices import choose_device
 from nerf_dfa.training.precision import Precision
 from nerf_dfa.training.workers import Routine, drive

@@ -22,8 +22,9 @@ from torch import Tensor
 from nerf_dfa.errors import UserError
 from nerf_dfa.interop import flexible, nerf_pytorch
 from nerf_dfa.interop.published import PROJECTS, Config, config_beside, read_config, scene_by_name
+from nerf_dfa.nerf.checks import check
 from nerf_dfa.nerf.model import STATE_KEYS, build_model, codec
-from nerf_dfa.nerf.options import Options, check
+from nerf_dfa.nerf.options import Options
 from nerf_dfa.nerf.run import options_from_text, write_args
 from nerf_dfa.scenes.load import recognise
 from nerf_dfa.training.checkpoints import checkpoint_path, entry, load_checkpoint, save_checkpoint, step_of

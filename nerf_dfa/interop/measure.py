@@ -20,8 +20,9 @@ from torch import Tensor
 from nerf_dfa.errors import UserError, plain_cautions
 from nerf_dfa.evaluation.metrics import psnr_8bit, to_uint8
 from nerf_dfa.interop.import_checkpoint import Parser
+from nerf_dfa.nerf.checks import check
 from nerf_dfa.nerf.model import compare_cameras, inference_settings
-from nerf_dfa.nerf.options import Options, check
+from nerf_dfa.nerf.options import Options
 from nerf_dfa.nerf.run import load_run, load_run_scene, scene_format
 from nerf_dfa.rendering import Cameras, Chunks, RadianceModel, Rays, RenderSettings, camera_rays, render_rays
 from nerf_dfa.scenes import Scene

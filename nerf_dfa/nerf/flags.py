@@ -16,7 +16,9 @@ from typing import Any
 import configargparse
 
 from nerf_dfa.errors import UserError
-from nerf_dfa.nerf.options import PRESETS, Options, check, idle
+from nerf_dfa.nerf.checks import check, idle
+from nerf_dfa.nerf.options import Options
+from nerf_dfa.nerf.presets import PRESETS
 from nerf_dfa.training.program import OneLineErrors
 
 

@@ -15,7 +15,8 @@ from nerf_dfa.errors import UserCaution
 from nerf_dfa.fields import Field, GridField, MLPField, level_resolutions
 from nerf_dfa.interop import nerf_pytorch
 from nerf_dfa.learning.sequential import HELD
-from nerf_dfa.nerf.options import BRANCHED, DIRECT_MLP, EACH, GRID_FEEDBACK, PROBED, RANDOM, SELECTING, TAUGHT, Options
+from nerf_dfa.nerf.conditions import BRANCHED, DIRECT_MLP, EACH, GRID_FEEDBACK, PROBED, RANDOM, SELECTING, TAUGHT
+from nerf_dfa.nerf.options import Options
 from nerf_dfa.rendering import OccupancyGrid, RadianceModel, RenderSettings
 from nerf_dfa.scenes import Scene
 from nerf_dfa.scenes.paths import nearest_to_axes

@@ -5,100 +5,41 @@ Names and meanings are nerf-pytorch's where it has the flag.
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-from nerf_dfa.errors import UserError
-from nerf_dfa.fields.mlp import SKIP_AFTER
 from nerf_dfa.learning import RULES
 from nerf_dfa.learning.feedback import NORMALISATIONS
 from nerf_dfa.learning.projection import PROJECTIONS
+from nerf_dfa.nerf.conditions import (
+    BOXED,
+    BRANCHED,
+    DEEP,
+    DIRECT_MLP,
+    EACH,
+    ENCODED,
+    ENCODED_VIEWS,
+    FINE,
+    FINE_MLP,
+    GRID,
+    GRID_FEEDBACK,
+    HYBRID,
+    KEPT,
+    LEARNED,
+    MLP,
+    MLP_VIEWS,
+    MOVING,
+    PRECROP,
+    PROBED,
+    RANDOM,
+    RENDER_ONLY,
+    SELECTING,
+    SKIPPING,
+    TAUGHT,
+    Condition,
+)
+from nerf_dfa.nerf.presets import PRESETS
 from nerf_dfa.scenes.load import FORMATS
-
-# Of an encoding; of more, float32 holds no part of a wave.
-MOST_FREQUENCIES = 24
-# Cells of the occupancy along an axis: 134 million, two thirds of a gigabyte.
-MOST_OCCUPANCY = 512
-
-Condition = tuple[Callable[["Options"], bool], str]
-
-EACH_RULES = ("dfa", "hdfa", "modular")
-RANDOM_RULES = (*EACH_RULES, "drtp")
-RANDOM: Condition = (lambda o: o.learning_rule in RANDOM_RULES, f"only {', '.join(RANDOM_RULES)} draw such a matrix")
-EACH: Condition = (lambda o: o.learning_rule in EACH_RULES, f"only {', '.join(EACH_RULES)} draw one for each layer")
-SELECTING: Condition = (lambda o: o.learning_rule != "drtp", "drtp has targets for all samples")
-HYBRID: Condition = (lambda o: o.learning_rule == "hdfa", "only hdfa has exact steps among direct ones")
-DIRECT_RULES = ("dfa", "dkp", "fdfa", "mdfa")
-DIRECT: Condition = (
-    lambda o: o.learning_rule in (*DIRECT_RULES, "hdfa"),
-    f"only {', '.join(DIRECT_RULES)}, hdfa read it",
-)
-BRANCHED: Condition = (
-    lambda o: DIRECT[0](o) and (o.field == "grid" or o.use_viewdirs),
-    f"it needs {', '.join(DIRECT_RULES)} or hdfa, and layers that lead to the colour alone (use_viewdirs)",
-)
-# Not hdfa: its exact steps would not be exact with the gradients that these put in between.
-DIRECT_MLP: Condition = (
-    lambda o: o.field == "mlp" and o.learning_rule in DIRECT_RULES,
-    f"it needs field = mlp and learning_rule = {', '.join(DIRECT_RULES)}",
-)
-LEARNED: Condition = (lambda o: o.learning_rule == "dkp", "only the feedback of dkp learns by a rate")
-PROBED: Condition = (lambda o: o.learning_rule in ("fdfa", "mdfa"), "only fdfa and mdfa estimate their feedback")
-TAUGHT: Condition = (lambda o: o.learning_rule == "mdfa", "only mdfa fits its feedback to more than the error")
-MLP: Condition = (lambda o: o.field == "mlp", "field = grid does not read it")
-GRID: Condition = (lambda o: o.field == "grid", "field = mlp does not read it")
-GRID_FEEDBACK: Condition = (
-    lambda o: o.field == "grid" and o.learning_rule in (*DIRECT_RULES, "modular"),
-    f"it needs field = grid and learning_rule = {', '.join(DIRECT_RULES)}, modular",
-)
-KEPT: Condition = (lambda o: SELECTING[0](o) and o.error_kept < 1, "with error_kept = 1 all samples go back")
-BOXED: Condition = (lambda o: o.field == "grid" or bool(o.occupancy), "it needs field = grid or an occupancy")
-SKIPPING: Condition = (
-    lambda o: o.occupancy != 0 and (o.field == "grid" or o.occupancy is not None),
-    "nothing is skipped without an occupancy",
-)
-FINE: Condition = (lambda o: o.N_importance > 0, "N_importance = 0 trains no fine network")
-FINE_MLP: Condition = (lambda o: o.N_importance > 0 and o.field == "mlp", "there is no fine MLP")
-ENCODED: Condition = (
-    lambda o: o.i_embed == 0 and o.field == "mlp",
-    "it needs field = mlp and i_embed = 0",
-)
-ENCODED_VIEWS: Condition = (
-    lambda o: o.field == "grid" or (o.i_embed == 0 and o.use_viewdirs),
-    "it needs use_viewdirs and i_embed = 0",
-)
-DEEP: Condition = (
-    lambda o: o.field == "mlp" and max(o.netdepth, o.netdepth_fine if o.N_importance else 0) > SKIP_AFTER + 1,
-    f"it needs field = mlp of more than {SKIP_AFTER + 1} layers",
-)
-MLP_VIEWS: Condition = (lambda o: o.field == "mlp" and o.use_viewdirs, "it needs field = mlp and use_viewdirs")
-PRECROP: Condition = (lambda o: o.precrop_iters > 0, "precrop_iters is 0")
-RENDER_ONLY: Condition = (lambda o: o.render_only, "render_only is not set")
-MOVING: Condition = (lambda o: o.path != "test", "--path test takes the test views' own poses")
-
-# Flags by one name: above the config file, below those of the command line.
-PRESETS = {
-    # The method and the network of Launay et al. 2020; rates and steps are those of configs/blender and configs/llff.
-    "paper": "--field mlp --learning_rule dfa --feedback uniform --netdepth 4 --netwidth 128 --netdepth_fine 4 "
-    "--netwidth_fine 128 --use_viewdirs --feature_relu --density_activation relu --output_bias random "
-    "--N_samples 64 --N_importance 128 --occupancy 0",
-    # The best that was measured without transporting a weight, directly and from layer to layer: docs/results.md.
-    "dfa-best": "--learning_rule mdfa --probe_first 100 --probe_every 2 --probe_average 0.2 --feedback_outputs own "
-    "--feedback_block 4 --grid_gradient mirror --error_kept 0.9999 --output_bias mean",
-    "mirror-best": "--learning_rule kp_mirror --error_kept 0.9999 --output_bias mean",
-}
-
-# What `learning` makes flags of.
-LEARNERS = [*RULES, "dfa-best", "mirror-best"]
-
-
-def learning(name: str) -> list[str]:
-    """The flags of a learning rule, or of the preset that is one with all that belongs to it."""
-    return ["--preset" if name in PRESETS else "--learning_rule", name]
 
 
 def option(default: Any, text: str, *, choices: list[str] | None = None, when: Condition | None = None) -> Any:
@@ -286,7 +227,9 @@ class Options:
         when=FINE,
     )
     render_only: bool = option(False, "render from the run's last checkpoint; do not train")
-    render_test: bool = option(False, "with render_only: the test views, not a camera path", when=RENDER_ONLY)
+    render_test: bool = option(
+        False, "with render_only: the test views in full size, not a camera path", when=RENDER_ONLY
+    )
     render_factor: int = option(1, "divide the resolution of videos by this")
     path: str = option("auto", "camera path of videos", choices=["auto", "circle", "spiral", "test"])
     frames: int = option(40, "frames of a video", when=MOVING)
@@ -298,102 +241,3 @@ class Options:
     i_weights: int = option(10_000, "interval of checkpoints")
     i_testset: int = option(50_000, "interval of rendering all test views")
     i_video: int = option(50_000, "interval of rendering the video")
-
-
-def check(options: Options) -> None:
-    """UserError for a value outside its range."""
-    for name, value in vars(options).items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"--{name} {value}: it has to be a finite number")
-    name = Path(str(options.expname))
-    if not name.parts or ".." in name.parts or name.is_absolute():
-        raise UserError(f"--expname '{options.expname}': the name of a folder inside --basedir")
-    positive = (
-        "testskip image_size netdepth netwidth netdepth_fine netwidth_fine N_samples N_rand N_iters lrate chunk "
-        "render_factor frames fps probe_every bound grid_min grid_max grid_levels grid_features grid_depth grid_width "
-        "feedback_lrate grid_lrate probe_average feedback_block"
-    ).split()
-    natural = "occupancy N_points warmup lrate_warmup lrate_decay probe_first probe_growth N_importance raw_noise_std "
-    natural += "precrop_iters netchunk multires multires_views i_print i_img i_alignment i_weights i_testset i_video"
-    for name in positive:
-        value = getattr(options, name)
-        if value is not None and value <= 0:
-            raise UserError(f"--{name} {value}: it has to be greater than 0")
-    for name in natural.split():
-        if (getattr(options, name) or 0) < 0:
-            raise UserError(f"--{name} {getattr(options, name)}: it cannot be negative")
-    if not 0 < options.error_kept <= 1:
-        raise UserError(f"--error_kept {options.error_kept}: a share, above 0 and at most 1")
-    if not 0 < options.samples_back <= 1:
-        raise UserError(f"--samples_back {options.samples_back}: a share, above 0 and at most 1")
-    if not 0 <= options.exact_share <= 1:
-        raise UserError(f"--exact_share {options.exact_share}: a share, from 0 to 1")
-    if not 0 <= options.beta2 < 1:
-        raise UserError(f"--beta2 {options.beta2}: from 0 to below 1")
-    if options.probe_average > 1:
-        raise UserError(f"--probe_average {options.probe_average}: a share, above 0 and at most 1")
-    for name in ("multires", "multires_views"):
-        if getattr(options, name) > MOST_FREQUENCIES:
-            raise UserError(f"--{name} {getattr(options, name)}: at most {MOST_FREQUENCIES}, each twice the one before")
-    if (options.occupancy or 0) > MOST_OCCUPANCY:
-        raise UserError(f"--occupancy {options.occupancy}: at most {MOST_OCCUPANCY} cells along an axis")
-    if not 0 <= options.seed < 1 << 62:
-        raise UserError(f"--seed {options.seed}: from 0 to 2^62 - 1")
-    narrow = min(options.netwidth, options.netwidth_fine if options.N_importance else options.netwidth)
-    if options.field == "mlp" and options.use_viewdirs and narrow < 2:
-        raise UserError("--netwidth 1 --use_viewdirs: the layer behind the view has half the width, of 2 at least")
-    if options.i_embed not in (0, -1):
-        raise UserError(f"--i_embed {options.i_embed}: 0 is the positional encoding, -1 none")
-    if options.perturb not in (0, 1):
-        raise UserError(f"--perturb {options.perturb}: it is 0 or 1")
-    if not 0 <= options.pixel_offset <= 1:
-        raise UserError(f"--pixel_offset {options.pixel_offset}: 0 and 1 are a pixel's edges, 0.5 is its centre")
-    if not 0 < options.precrop_frac <= 1:
-        raise UserError(f"--precrop_frac {options.precrop_frac}: a fraction of the image, above 0 and at most 1")
-    if options.near is not None and options.far is not None and options.near >= options.far:
-        raise UserError(f"--near {options.near} --far {options.far}: near has to be less than far")
-    if not 2 <= options.grid_min <= options.grid_max:
-        raise UserError(f"--grid_min {options.grid_min} --grid_max {options.grid_max}: 2 <= grid_min <= grid_max")
-    if not 4 <= options.grid_log2_table <= 24:
-        raise UserError(f"--grid_log2_table {options.grid_log2_table}: from 4 to 24, 16 million entries for each grid")
-    if options.N_samples < 3 and options.N_importance > 0:
-        raise UserError(f"--N_samples {options.N_samples}: a fine network needs at least 3 coarse samples")
-
-
-def scene_flags(dataset_type: str) -> set[str]:
-    """Names of the options that the loader of this format reads."""
-    flags = {"no_ndc" if name == "ndc" else name for name in FORMATS[dataset_type].options}
-    return flags & {f.name for f in fields(Options)}
-
-
-def idle(options: Options) -> dict[str, str]:
-    """Options that mean nothing beside the others, whatever the scene, and why."""
-    conditions = {f.name: f.metadata["when"] for f in fields(Options)}
-    return {name: when[1] for name, when in conditions.items() if when is not None and not when[0](options)}
-
-
-def unread(options: Options, dataset_type: str) -> dict[str, str]:
-    """Options that this run would not read, and why. dataset_type: the format found, never auto."""
-    of_any = set().union(*map(scene_flags, FORMATS))
-    return dict.fromkeys(of_any - scene_flags(dataset_type), f"{dataset_type} scenes do not read it") | idle(options)
-
-
-def check_read(options: Options, given: set[str], dataset_type: str) -> None:
-    """UserError if the user gave an option that this run would not read."""
-    for name, reason in unread(options, dataset_type).items():
-        if name in given:
-            raise UserError(f"--{name} has no effect here: {reason}; leave it out")
-
-
-def to_text(options: Options, dataset_type: str) -> str:
-    """The options that a run reads, as a config file (args.txt)."""
-    skip = unread(options, dataset_type)
-    values = {f.name: getattr(options, f.name) for f in fields(Options) if f.name not in skip}
-    return "".join(f"{name} = {_quoted(value)}\n" for name, value in sorted(values.items()) if value is not None)
-
-
-def _quoted(value: Any) -> Any:
-    """Text with spaces or marks that mean something in a config file, in quotes that it does not hold itself."""
-    if not isinstance(value, str) or not re.search(r"[\s#;'\"]", value):
-        return value
-    return f"'{value}'" if '"' in value else f'"{value}"'

@@ -16,8 +16,9 @@ import torch
 from nerf_dfa.errors import UserError, plain_cautions
 from nerf_dfa.files import write_text
 from nerf_dfa.machine import out_of_memory
+from nerf_dfa.nerf.checks import check
 from nerf_dfa.nerf.model import compare_cameras, inference_settings, measured_precision, occupied_anew
-from nerf_dfa.nerf.options import Options, check
+from nerf_dfa.nerf.options import Options
 from nerf_dfa.nerf.outputs import (
     Studio,
     make_studio,

@@ -14,9 +14,10 @@ import torch
 from nerf_dfa.errors import UserError
 from nerf_dfa.files import alone, write_text
 from nerf_dfa.interop import nerf_pytorch
+from nerf_dfa.nerf.checks import scene_flags, to_text, unread
 from nerf_dfa.nerf.flags import make_parser
 from nerf_dfa.nerf.model import POSES_KEY, build_model, codec, measured_precision
-from nerf_dfa.nerf.options import Options, scene_flags, to_text, unread
+from nerf_dfa.nerf.options import Options
 from nerf_dfa.rendering import RadianceModel
 from nerf_dfa.scenes import Scene, load_scene
 from nerf_dfa.scenes.load import recognise

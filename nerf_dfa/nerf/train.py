@@ -14,10 +14,11 @@ from tqdm import tqdm
 from nerf_dfa.errors import UserError, plain_cautions
 from nerf_dfa.evaluation.metrics import to_uint8
 from nerf_dfa.machine import out_of_memory
+from nerf_dfa.nerf.checks import check_read
 from nerf_dfa.nerf.collapse import EARLY, RESTARTS, Collapsed, watch
 from nerf_dfa.nerf.flags import parse
 from nerf_dfa.nerf.model import inference_settings, occupied_anew
-from nerf_dfa.nerf.options import Options, check_read
+from nerf_dfa.nerf.options import Options
 from nerf_dfa.nerf.outputs import Studio, make_studio, render_path, render_test_set, write_report
 from nerf_dfa.nerf.run import (
     alone_in,

@@ -13,7 +13,7 @@ from nerf_dfa.experiments.cells import held_out
 from nerf_dfa.experiments.studies import read_study, reduced
 from nerf_dfa.files import alone
 from nerf_dfa.nerf.collapse import RESTARTS, Collapsed
-from nerf_dfa.nerf.options import PRESETS
+from nerf_dfa.nerf.presets import PRESETS
 from nerf_dfa.scenes import load_scene
 
 STUDY = """

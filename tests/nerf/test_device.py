@@ -17,7 +17,7 @@ from nerf_dfa.learning.selected import chosen
 from nerf_dfa.nerf import render, train
 from nerf_dfa.nerf.flags import parse
 from nerf_dfa.nerf.model import build_model, training_settings
-from nerf_dfa.nerf.options import LEARNERS, learning
+from nerf_dfa.nerf.presets import LEARNERS, learning
 from nerf_dfa.nerf.run import load_run_scene, scene_format
 from nerf_dfa.nerf.trainer import LOOK_AFTER, LOOK_EVERY, make_trainer
 from nerf_dfa.rendering.query import raw_outputs

@@ -5,7 +5,7 @@ import torch
 from nerf.runs import weights
 
 from nerf_dfa.nerf import train
-from nerf_dfa.nerf.options import learning
+from nerf_dfa.nerf.presets import learning
 from nerf_dfa.training.checkpoints import load_checkpoint
 
 # One step further, and that of no size.

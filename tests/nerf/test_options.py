@@ -10,9 +10,12 @@ from nerf_dfa.errors import UserError
 from nerf_dfa.learning import RULES
 from nerf_dfa.learning.feedback import Feedback, IndependentFeedback
 from nerf_dfa.learning.sequential import SequentialLinear
+from nerf_dfa.nerf.checks import check_read, to_text
+from nerf_dfa.nerf.conditions import EACH_RULES
 from nerf_dfa.nerf.flags import parse
 from nerf_dfa.nerf.model import build_model, training_settings
-from nerf_dfa.nerf.options import EACH_RULES, PRESETS, Options, check_read, to_text
+from nerf_dfa.nerf.options import Options
+from nerf_dfa.nerf.presets import PRESETS
 from nerf_dfa.nerf.run import check_kept, read_args, write_args
 
 CONFIGS = Path(__file__).parents[2] / "configs"

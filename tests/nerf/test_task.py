@@ -11,7 +11,7 @@ from nerf_dfa.learning import RULES
 from nerf_dfa.nerf import trainer as making
 from nerf_dfa.nerf.flags import parse
 from nerf_dfa.nerf.model import ENDS_KEY, POSES_KEY, compare_cameras, training_poses
-from nerf_dfa.nerf.options import PRESETS
+from nerf_dfa.nerf.presets import PRESETS
 from nerf_dfa.nerf.run import load_run_scene, scene_format
 from nerf_dfa.nerf.trainer import LOOK_AFTER, LOOK_EVERY, LOOK_EVERYWHERE, make_trainer
 from nerf_dfa.rendering import render_rays

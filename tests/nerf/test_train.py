@@ -20,7 +20,7 @@ from nerf_dfa.evaluation.metrics import mse_to_psnr
 from nerf_dfa.nerf import render, train
 from nerf_dfa.nerf import trainer as making
 from nerf_dfa.nerf.collapse import Collapsed
-from nerf_dfa.nerf.options import learning
+from nerf_dfa.nerf.presets import learning
 from nerf_dfa.training.checkpoints import list_checkpoints, load_checkpoint
 from nerf_dfa.training.program import INTERRUPTED
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from nerf_dfa.errors import UserCaution, UserError
-from nerf_dfa.nerf.options import scene_flags
+from nerf_dfa.nerf.checks import scene_flags
 from nerf_dfa.rendering.distortion import project
 from nerf_dfa.rendering.rays import camera_rays, image_rays
 from nerf_dfa.scenes.blender import load_blender
