@@ -31,13 +31,16 @@ def check(options: Options) -> None:
         "render_factor frames fps probe_every bound grid_min grid_max grid_levels grid_features grid_depth grid_width "
         "feedback_lrate grid_lrate probe_average feedback_block"
     ).split()
-    natural = "occupancy N_points warmup lrate_warmup lrate_decay probe_first probe_growth N_importance raw_noise_std "
-    natural += "precrop_iters netchunk multires multires_views i_print i_img i_alignment i_weights i_testset i_video"
+    natural = (
+        "occupancy N_points warmup lrate_warmup lrate_decay weight_decay probe_first probe_growth N_importance "
+        "raw_noise_std precrop_iters netchunk multires multires_views i_print i_img i_alignment i_weights i_testset "
+        "i_video"
+    ).split()
     for name in positive:
         value = getattr(options, name)
         if value is not None and value <= 0:
             raise UserError(f"--{name} {value}: it has to be greater than 0")
-    for name in natural.split():
+    for name in natural:
         if (getattr(options, name) or 0) < 0:
             raise UserError(f"--{name} {getattr(options, name)}: it cannot be negative")
     if not 0 < options.error_kept <= 1:

@@ -18,6 +18,7 @@ RANDOM: Condition = (lambda o: o.learning_rule in RANDOM_RULES, f"only {', '.joi
 EACH: Condition = (lambda o: o.learning_rule in EACH_RULES, f"only {', '.join(EACH_RULES)} draw one for each layer")
 SELECTING: Condition = (lambda o: o.learning_rule != "drtp", "drtp has targets for all samples")
 HYBRID: Condition = (lambda o: o.learning_rule == "hdfa", "only hdfa has exact steps among direct ones")
+ADAM: Condition = (lambda o: o.learning_rule != "hdfa", "hdfa has an optimiser of its own")
 DIRECT_RULES = ("dfa", "dkp", "fdfa", "mdfa")
 DIRECT: Condition = (
     lambda o: o.learning_rule in (*DIRECT_RULES, "hdfa"),

@@ -21,21 +21,30 @@ def make_optimizer(model: RadianceModel, options: Options, seed: int = 0) -> tor
     if options.learning_rule == "hdfa":
         # mix 1: bp's momentum in the direct steps, half of it, costs 0.6 dB (docs/results.md).
         return HybridAdam(model, options.lrate, options.exact_share, mix=1.0, betas=betas, seed=seed, groups=groups)
-    return torch.optim.Adam(groups, lr=options.lrate, betas=betas, fused=True)
+    kind = torch.optim.AdamW if options.weight_decay else torch.optim.Adam
+    return kind(groups, lr=options.lrate, betas=betas, fused=True, weight_decay=options.weight_decay)
 
 
 def parameter_groups(model: RadianceModel, options: Options) -> list[dict[str, Any]]:
-    """Groups of parameters that the trainer treats alike: `rate_scale` times the rate, from step `start` on.
+    """Groups of parameters that are treated alike: `rate_scale` times the rate, from step `start` on, `weight_decay`.
+
+    Matrices of the networks decay, apart from their gradient (AdamW); biases do not, nor what a rule learns by itself,
+    nor grids, of which a step touches few entries.
 
     One group, in the parameters' order, where nothing differs, as other programs' checkpoints have it.
     """
-    groups: dict[tuple[float, int], list[torch.nn.Parameter]] = {}
+    groups: dict[tuple[float, int, float], list[torch.nn.Parameter]] = {}
     for field in model.fields.values():
         heads = {id(parameter) for head in field.heads() for parameter in head.parameters()}
         for name, parameter in field.named_parameters():
             role = "head" if id(parameter) in heads else _role(name)
-            groups.setdefault(_treatment(role, options), []).append(parameter)
-    return [{"params": group, "rate_scale": scale, "start": start} for (scale, start), group in groups.items()]
+            decays = role in ("hidden", "head") and parameter.dim() > 1
+            decay = options.weight_decay if decays else 0.0
+            groups.setdefault((*_treatment(role, options), decay), []).append(parameter)
+    return [
+        {"params": group, "rate_scale": scale, "start": start, "weight_decay": decay}
+        for (scale, start, decay), group in groups.items()
+    ]
 
 
 def _role(name: str) -> str:

@@ -12,6 +12,7 @@ from nerf_dfa.learning import RULES
 from nerf_dfa.learning.feedback import NORMALISATIONS
 from nerf_dfa.learning.projection import PROJECTIONS
 from nerf_dfa.nerf.conditions import (
+    ADAM,
     BOXED,
     BRANCHED,
     DEEP,
@@ -190,6 +191,9 @@ class Options:
     lrate: float = option(5e-4, "learning rate of Adam")
     beta2: float = option(
         0.999, "what is left, after a step, of Adam's mean square: less forgets the large errors of the start sooner"
+    )
+    weight_decay: float = option(
+        0.0, "share of the networks' weights, times the learning rate, that a step takes away (AdamW)", when=ADAM
     )
     feedback_lrate: float | None = option(None, "the same for a feedback that learns (default: lrate)", when=LEARNED)
     grid_lrate: float | None = option(None, "the same for the features of grids (default: lrate)", when=GRID)

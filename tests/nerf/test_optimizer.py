@@ -4,6 +4,7 @@ import torch
 from nerf_dfa.nerf.flags import parse
 from nerf_dfa.nerf.model import build_model
 from nerf_dfa.nerf.optimizer import make_optimizer, parameter_groups
+from nerf_dfa.nerf.presets import learning
 from nerf_dfa.training.checkpoints import load_optimizer
 from nerf_dfa.training.schedules import exponential
 from nerf_dfa.training.trainer import Trainer
@@ -103,3 +104,33 @@ def test_the_trainer_scales_rates_and_waits():
 def test_adam_is_fused():
     model, options = made(*SMALL)
     assert make_optimizer(model, options).defaults["fused"]
+
+
+@pytest.mark.parametrize("field", [SMALL, ["--field", "grid"]])
+@pytest.mark.parametrize("learner", ["bp", "dkp", "kp_mirror", "mirror-best", "dfa-best"])
+def test_matrices_of_the_networks_decay_and_nothing_else(field, learner):
+    """By W <- (1 - rate decay) W - rate m / (sqrt(v) + eps), where of no gradient m is 0."""
+    model, options = made(*field, *learning(learner), "--weight_decay", "0.5", "--lrate", "1e-2")
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    make_optimizer(model, options).step()
+    for name, parameter in model.named_parameters():
+        decays = parameter.dim() > 1 and ".rule." not in name and ".grids." not in name
+        torch.testing.assert_close(parameter, before[name] * (1 - 1e-2 * 0.5 if decays else 1), msg=name)
+
+
+def test_a_mirror_that_learns_by_the_updates_decays_with_its_weights():
+    """As in Kolen and Pollack (1994), where it is what brings the two together."""
+    model, options = made(*SMALL, "--learning_rule", "kp_mirror", "--weight_decay", "0.5")
+    (decaying,) = (names(model, group) for group in parameter_groups(model, options) if group["weight_decay"])
+    backs = {name for name, _ in model.named_parameters() if name.endswith(".back")}
+    assert backs
+    assert backs <= decaying
+
+
+def test_weights_decay_as_this_run_says_and_not_as_the_state_it_starts_from():
+    kept, own = (make_optimizer(*made(*SMALL, "--learning_rule", "bp", "--weight_decay", d)) for d in ("0.5", "0.1"))
+    assert load_optimizer(own, kept.state_dict(), "a.tar")
+    assert sorted(group["weight_decay"] for group in own.param_groups) == [0, 0.1]
+    assert all(group["decoupled_weight_decay"] for group in own.param_groups)
