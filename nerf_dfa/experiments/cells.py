@@ -14,7 +14,7 @@ from torch import Tensor
 from nerf_dfa.errors import UserError
 from nerf_dfa.evaluation.metrics import psnr_8bit, to_uint8
 from nerf_dfa.nerf.checks import check_read
-from nerf_dfa.nerf.collapse import EARLY, RESTARTS, Collapsed, watch
+from nerf_dfa.nerf.collapse import EARLY, RESTARTS, Collapsed, Course, watch
 from nerf_dfa.nerf.flags import parse
 from nerf_dfa.nerf.model import inference_settings, measured_precision
 from nerf_dfa.nerf.options import Options
@@ -62,12 +62,13 @@ def run_cell(
     trained = train(options, scene, device)
     if trained is None:
         return {"restarts": RESTARTS, "lrate": options.lrate, "val_psnr" if search_steps else "psnr": None}, None
-    trainer, alignment, lost = trained
+    trainer, alignment, course = trained
     result: dict[str, Any] = {
         "steps": trainer.finished,
         "seconds": trainer.seconds,
         "restarts": trainer.restarts,
-        "lost": lost,
+        "lost": course.fall(),
+        "uniform": course.collapsed,
         "lrate": options.lrate,
         "precision": options.precision,
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
@@ -93,9 +94,9 @@ def held_out(scene: Scene) -> Scene:
     return replace(scene, split={**scene.split, "train": tuple(i for i in train if i not in val), "val": val})
 
 
-def train(options: Options, scene: Scene, device: torch.device) -> tuple[Trainer, list[dict[str, Any]], float] | None:
-    """The trained field, begun anew where it collapsed; its alignment over training, if the options want it; and how
-    many dB it had lost in the end of what it once had.
+def train(options: Options, scene: Scene, device: torch.device) -> tuple[Trainer, list[dict[str, Any]], Course] | None:
+    """The trained field, begun anew where it collapsed; its alignment over training, if the options want it; and its
+    course.
 
     None: it collapsed every time.
     """
@@ -116,7 +117,7 @@ def train(options: Options, scene: Scene, device: torch.device) -> tuple[Trainer
         except Collapsed:
             seconds = trainer.seconds
             continue
-        return trainer, alignment, course.fall()
+        return trainer, alignment, course
     return None
 
 

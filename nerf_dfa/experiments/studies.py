@@ -9,6 +9,7 @@ A study is a file of sections, every setting a flag of train.py:
     rates = 1 2                       # tried by each cell, times the lrate of its flags, on held-out training views,
                                       # and beyond them where the best lies at the edge
     search_steps = 1000               # of these trials (default, and at most: as many as the runs have)
+    search_seeds = 2                  # of each trial (default 1); the mean counts
     figure = dots                     # or pictures, or alignment
 
     [column lego, grid]
@@ -37,7 +38,7 @@ from nerf_dfa.nerf.flags import parse
 HOME = Path(__file__).parents[2]  # of the program: configs/ lies there
 FIGURES = ("dots", "pictures", "alignment")
 KNOWN = {
-    "study": {"title", "flags", "seeds", "rates", "search_steps", "figure", "note"},
+    "study": {"title", "flags", "seeds", "rates", "search_steps", "search_seeds", "figure", "note"},
     "column": {"flags", "scene"},
     "row": {"flags", "only", "rate", "search_steps"},
 }
@@ -78,6 +79,7 @@ class Study:
     seeds: int = 3
     rates: tuple[float, ...] = (1.0,)
     search_steps: int | None = None
+    search_seeds: int = 1
     figure: str = "dots"
     note: str = ""
 
@@ -158,6 +160,7 @@ def read_study(path: Path) -> Study:
         _number(path, "seeds", head.get("seeds", "3"), int),
         rates,
         _steps(path, head),
+        _number(path, "search_seeds", head.get("search_seeds", "1"), int),
         head.get("figure", "dots"),
         head.get("note", ""),
     )

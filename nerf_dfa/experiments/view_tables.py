@@ -87,7 +87,7 @@ def markdown(cells: Cells) -> str:
     rates = ", ".join(f"{rate:g}" for rate in study.rates)
     searched = (
         f" The learning rate of every cell is the best of {rates} times that of its flags on training views held out"
-        f"{f' by trials of {study.search_steps} steps' if study.search_steps else ''}, "
+        f"{_trials(study)}, "
         "and of half or twice as much where the best was at the edge (in brackets; * still at the edge)."
         if len(study.rates) > 1
         else ""
@@ -95,6 +95,7 @@ def markdown(cells: Cells) -> str:
     views = sorted({run["views"] for run in runs if "views" in run})
     never = sum(run["psnr"] is None for run in runs)
     fallen = sum(run.get("lost", 0) > 0 for run in runs)
+    uniform = sum(run.get("uniform", False) for run in runs)
     jobs = max(run.get("jobs", 1) for run in runs)
     lines += [
         "",
@@ -108,13 +109,22 @@ def markdown(cells: Cells) -> str:
         f"{len(runs)} runs, of which {sum(run['restarts'] > 0 for run in runs)} collapsed and began anew "
         f"({collapsed} times)"
         + (f"; {never} collapsed at every initialisation" if never else "")
-        + (f"; {fallen} lost more than {FALLEN:g} dB of what they had learned before the end." if fallen else "."),
+        + (f"; {uniform} ended with pictures of one colour" if uniform else "")
+        + (f"; {fallen} lost more than {FALLEN:g} dB of what they had learned before the end" if fallen else "")
+        + ".",
     ]
     lines += [study.note] if study.note else []
     machines = sorted({_machine(run["machine"]) for run in runs})
     commits = sorted({str(run["commit"]) for run in runs})
     lines += ["", f"On {'; '.join(machines)}; commit {', '.join(commits)}.{_precisions(cells)}", "", *_flags(study)]
     return "\n".join(lines) + "\n"
+
+
+def _trials(study: Study) -> str:
+    """How learning rates were tried, where the study states it."""
+    steps = f" of {study.search_steps} steps" if study.search_steps else ""
+    seeds = f" with {study.search_seeds} seeds each" if study.search_seeds > 1 else ""
+    return f" by trials{steps}{seeds}" if steps or seeds else ""
 
 
 def _cell(cells: Cells, row: Row, column: Column) -> str:

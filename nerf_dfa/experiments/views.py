@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from nerf_dfa.training.workers import Routine, drive
 
 CONFIGS = HOME / "configs" / "experiments"
 DATA = Path("scenes")
-# The rate is chosen with this seed's weights and rays.
+# The rate is chosen with the weights and rays of this seed, and of those after it.
 SEARCH_SEED = 1000
 EXTENSIONS = 3
 
@@ -85,12 +86,15 @@ def run_study(study: Study, out: Path, data: Path, jobs: int = 1) -> dict[str, A
         say(f"{study.name}: {key}: {said}")
 
     def attempt(row: Row, column: Column, flags: list[str], rate: float) -> Routine:
-        key = key_of(row, column, f"rate {rate:g}")
-        if key not in runs:
-            run, _ = yield run_cell, flags, SEARCH_SEED, rate, trial_steps(study, row, flags)
+        for trial in range(study.search_seeds):
+            key = key_of(row, column, f"rate {rate:g}" + (f", trial {trial + 1}" if trial else ""))
+            if key in runs:
+                continue
+            seed = SEARCH_SEED + trial
+            run, _ = yield run_cell, flags, seed, rate, trial_steps(study, row, flags)
             score = run["val_psnr"]
             said = "collapsed" if score is None else f"{score:.2f} dB on views held out"
-            keep(key, row, column, {"rate": rate, **run}, said)
+            keep(key, row, column, {"seed": seed, "rate": rate, **run}, said)
 
     def extend(row: Row, column: Column, flags: list[str]) -> Routine:
         while (rate := beyond(study, runs, row, column)) is not None:
@@ -99,6 +103,11 @@ def run_study(study: Study, out: Path, data: Path, jobs: int = 1) -> dict[str, A
     def train(row: Row, column: Column, flags: list[str], seed: int) -> Routine:
         key, rate = key_of(row, column, f"seed {seed}"), best_rate(study, runs, row, column)
         if key in runs:
+            if runs[key]["rate"] != rate:
+                found = (
+                    f"trained at {runs[key]['rate']:g} times its learning rate, and {rate:g} is the best of the trials"
+                )
+                raise UserError(f"{path}: '{key}' was {found}; take the run out, or give another --out")
             return
         run, picture = yield run_cell, flags, seed, rate
         said = "collapsed at every initialisation"
@@ -136,23 +145,29 @@ def trial_steps(study: Study, row: Row, flags: list[str]) -> int:
     return min(stated, parse(flags)[0].N_iters) if stated else int(_last(flags, "--N_iters"))
 
 
-def tried(runs: dict[str, Any], row: Row, column: Column) -> dict[float, float]:
-    """PSNR on views held out by the factor of the learning rates; -inf where every initialisation collapsed."""
-    of_cell = [run for key, run in runs.items() if key.startswith(key_of(row, column, "rate "))]
-    return {run["rate"]: -math.inf if run["val_psnr"] is None else run["val_psnr"] for run in of_cell}
+def tried(study: Study, runs: dict[str, Any], row: Row, column: Column) -> dict[float, float]:
+    """PSNR on views held out by the factor of the learning rates, of those with all their trials; their mean.
+
+    -inf where a trial collapsed at every initialisation.
+    """
+    scores: dict[float, list[float]] = {}
+    for key, run in runs.items():
+        if key.startswith(key_of(row, column, "rate ")):
+            scores.setdefault(run["rate"], []).append(-math.inf if run["val_psnr"] is None else run["val_psnr"])
+    return {rate: statistics.fmean(own) for rate, own in scores.items() if len(own) >= study.search_seeds}
 
 
 def best_rate(study: Study, runs: dict[str, Any], row: Row, column: Column) -> float:
     """The factor of the learning rates with the best PSNR on training views that were held out; the least of equals."""
     if not study.searches(row):
         return row.rate or study.rates[0]
-    found = tried(runs, row, column)
+    found = tried(study, runs, row, column)
     return max(sorted(found), key=found.__getitem__)
 
 
 def beyond(study: Study, runs: dict[str, Any], row: Row, column: Column) -> float | None:
     """The rate to try next, half or twice the best one if that is the least or largest; at most EXTENSIONS of them."""
-    found, best = tried(runs, row, column), best_rate(study, runs, row, column)
+    found, best = tried(study, runs, row, column), best_rate(study, runs, row, column)
     if min(found) < best < max(found) or len(found) >= len(study.rates) + EXTENSIONS:
         return None
     return best / 2 if best == min(found) else best * 2

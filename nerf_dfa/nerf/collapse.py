@@ -39,16 +39,25 @@ class Collapsed(Exception):
 
 @dataclass
 class Course:
-    """How well the training rays are met over a run: the PSNR of its last batches, in dB, and the best it has been."""
+    """How well the training rays are met over a run: the PSNR of its last batches, in dB, and the best it has been.
+
+    uniform: at how many checks running, the last one among them, the pictures had one colour.
+    """
 
     last: list[float] = field(default_factory=list)
     best: float = -math.inf
     best_step: int = 0
+    uniform: int = 0
 
     def add(self, psnr: float, step: int) -> None:
         self.last = [*self.last, psnr][-MEDIAN_OF:]
         if len(self.last) == MEDIAN_OF and (now := statistics.median(self.last)) > self.best:
             self.best, self.best_step = now, step
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether the pictures have had one colour at two checks running."""
+        return self.uniform >= 2
 
     def fall(self) -> float:
         """How far the last batches are below the best, in dB; 0 where that is no more than batches differ."""
@@ -62,18 +71,17 @@ def watch(trainer: Trainer, until: int | None = None) -> Course:
     until: the last step at which uniform pictures are a collapse; a loss that is no number always is. What a step shows
     is read at a few steps only: a GPU has to wait.
     """
-    uniform, course = 0, Course()
+    course = Course()
 
     def check(progress: Progress) -> None:
-        nonlocal uniform
         if not math.isfinite(float(progress.scalars["loss"])):
             raise Collapsed(progress.step, "the loss is no finite number")
         course.add(float(progress.scalars["psnr"]), progress.step)
-        if progress.step < CHECK_FIRST or (until is not None and progress.step > until):
+        if progress.step < CHECK_FIRST:
             return
         # A batch of photographs of one colour makes the contrast infinite or no number, which proves nothing.
-        uniform = uniform + 1 if float(progress.scalars["contrast"]) < UNIFORM else 0
-        if uniform == 2:
+        course.uniform = course.uniform + 1 if float(progress.scalars["contrast"]) < UNIFORM else 0
+        if course.collapsed and (until is None or progress.step <= until):
             raise Collapsed(progress.step)
 
     trainer.every(CHECK_EVERY, check)

@@ -12,6 +12,7 @@ from nerf_dfa.experiments.__main__ import main
 from nerf_dfa.experiments.cells import held_out
 from nerf_dfa.experiments.studies import read_study, reduced
 from nerf_dfa.files import alone
+from nerf_dfa.nerf import collapse
 from nerf_dfa.nerf.collapse import RESTARTS, Collapsed
 from nerf_dfa.nerf.presets import PRESETS
 from nerf_dfa.scenes import load_scene
@@ -179,6 +180,47 @@ def test_the_rate_is_chosen_on_training_views_held_out(study, run, tmp_path, mon
     assert "20.50 ± 0.71 (1)" in table
 
 
+def test_the_mean_of_several_trials_chooses_the_rate(study, run, tmp_path, monkeypatch):
+    """A rate that is the best by one seed and collapsed by another is not chosen; a lacking trial is run."""
+    calls = []
+
+    def fake(flags, seed, factor, search_steps=None):
+        calls.append((seed, factor, search_steps))
+        found = {"restarts": 0, "views": 1, "seconds": 1.0}
+        if search_steps is not None:
+            score = {0.5: (1.0, 1.0), 1.0: (3.0, 3.0), 2.0: (9.0, None)}[factor][seed - views.SEARCH_SEED]
+            return {**found, "val_psnr": score}, None
+        return {**found, "psnr": 20.0}, np.zeros((4, 4, 3), np.uint8)
+
+    monkeypatch.setattr(views, "run_cell", fake)
+    path = study(**{"seeds = 2": "seeds = 1\nrates = 0.5 1 2\nsearch_steps = 3\nsearch_seeds = 2"})
+    status, table, _ = run(path, "--columns", "grid")
+    assert status == 0
+    assert {call[1] for call in calls if call[2] is None} == {1.0}
+    assert "by trials of 3 steps with 2 seeds each" in table
+    runs = json.loads((tmp_path / "out" / "trial.json").read_text())["runs"]
+    assert runs["dfa | grid | rate 1, trial 2"]["seed"] == views.SEARCH_SEED + 1
+    del runs["dfa | grid | rate 1, trial 2"]
+    (tmp_path / "out" / "trial.json").write_text(json.dumps({"study": "trial", "runs": runs}))
+    calls.clear()
+    assert run(path, "--columns", "grid")[0] == 0
+    assert calls == [(views.SEARCH_SEED + 1, 1.0, 3)]
+
+
+def test_a_run_at_a_rate_that_is_no_longer_the_best_is_named(study, run, tmp_path, monkeypatch):
+    def fake(flags, seed, factor, search_steps=None):
+        found = {"restarts": 0, "views": 1, "seconds": 1.0}
+        score = -abs(factor - 1) if seed == views.SEARCH_SEED else -abs(factor - 2) * 9
+        return {**found, "psnr" if search_steps is None else "val_psnr": score}, np.zeros((4, 4, 3), np.uint8)
+
+    monkeypatch.setattr(views, "run_cell", fake)
+    head = "seeds = 1\nrates = 0.5 1 2 4\nsearch_steps = 3"
+    assert run(study(**{"seeds = 2": head}), "--columns", "grid")[0] == 0
+    status, _, error = run(study(**{"seeds = 2": f"{head}\nsearch_seeds = 2"}), "--columns", "grid")
+    assert status == 2
+    assert "'bp | grid | seed 0' was trained at 1 times its learning rate, and 2 is the best" in error
+
+
 def test_a_row_may_have_longer_trials(study, run, monkeypatch):
     calls = []
 
@@ -298,10 +340,10 @@ def test_a_collapsed_run_begins_anew_and_is_counted(study, run, tmp_path, monkey
         trainer = make(options, scene, device, attempt, seconds)
         if attempt < 2:
 
-            def collapse(progress):
+            def fail(progress):
                 raise Collapsed(progress.step)
 
-            trainer.every(3, collapse)
+            trainer.every(3, fail)
         return trainer
 
     monkeypatch.setattr(cells, "make_trainer", collapsing)
@@ -311,6 +353,18 @@ def test_a_collapsed_run_begins_anew_and_is_counted(study, run, tmp_path, monkey
     assert "3 runs, of which 3 collapsed and began anew (6 times)" in table
 
 
+def test_a_late_collapse_is_counted(study, run, tmp_path, monkeypatch):
+    """After the first steps a run that turns uniform is not begun anew; the table says so."""
+    for name in ("CHECK_EVERY", "CHECK_FIRST"):
+        monkeypatch.setattr(collapse, name, 1)
+    monkeypatch.setattr(collapse, "UNIFORM", float("inf"))  # every picture is
+    monkeypatch.setattr(cells, "EARLY", 0)
+    status, table, _ = run(study(), "--seeds", "1", "--columns", "grid")
+    assert status == 0
+    assert {(one["restarts"], one["uniform"]) for one in results(tmp_path).values()} == {(0, True)}
+    assert "(0 times); 3 ended with pictures of one colour." in table
+
+
 def collapsing_from(lrate, monkeypatch):
     """From this learning rate on every run collapses at every initialisation."""
     make = cells.make_trainer
@@ -318,11 +372,11 @@ def collapsing_from(lrate, monkeypatch):
     def collapsing(options, scene, device, attempt=0, seconds=0.0):
         trainer = make(options, scene, device, attempt, seconds)
 
-        def collapse(progress):
+        def fail(progress):
             raise Collapsed(progress.step)
 
         if options.lrate >= lrate:
-            trainer.every(1, collapse)
+            trainer.every(1, fail)
         return trainer
 
     monkeypatch.setattr(cells, "make_trainer", collapsing)
