@@ -46,7 +46,7 @@ from nerf_dfa.benchmarks.shares import time_shares
 from nerf_dfa.learning.estimated import EstimatedFeedback
 from nerf_dfa.machine import machine
 from nerf_dfa.nerf.flags import parse
-from nerf_dfa.nerf.model import RULE_PREFIX, measured_precision
+from nerf_dfa.nerf.model import RULE_PREFIX, compile_networks, measured_precision
 from nerf_dfa.nerf.options import Options
 from nerf_dfa.nerf.presets import LEARNERS, learning
 from nerf_dfa.nerf.run import load_run_scene, scene_format
@@ -102,12 +102,6 @@ def make_runs(
     return Runs(trainers, options[0], scene, rays, steps)
 
 
-def compile_networks(trainer: Trainer) -> None:
-    """Not before the operations are counted: what runs under a mode that counts is never compiled afterwards."""
-    for field in trainer.model.fields.values():
-        field.raw = torch.compile(field.raw, dynamic=True)
-
-
 def go_on_from(source: Trainer, target: Trainer) -> None:
     """Gives the target the source's weights, occupancy and number of steps; what its rule holds stays its own."""
     weights = {k: v for k, v in source.model.state_dict().items() if f".{RULE_PREFIX}" not in k}
@@ -151,7 +145,7 @@ def measure(args: argparse.Namespace, datadir: str, stack: ExitStack) -> dict[st
     for runs in (mlp, grid):
         for rule, trainer in runs.trainers.items():
             if rule.endswith(COMPILED):
-                compile_networks(trainer)
+                compile_networks(trainer.model)  # not before their operations are counted
     seconds = interleaved(functions, args.rounds)
     rate = product_operations / seconds["matmul", ""]
     plain = {kind: value / mlp.rays for (what, kind), value in seconds.items() if what == "plain"}  # of one ray

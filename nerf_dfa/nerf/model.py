@@ -59,6 +59,15 @@ def build_model(options: Options, box: Float[Tensor, "2 3"] | None = None) -> Ra
     return RadianceModel(coarse, fine, OccupancyGrid(box, resolution) if resolution else None)
 
 
+def compile_networks(model: RadianceModel) -> None:
+    """Makes the passes through the model's networks torch.compile's, for any number of points.
+
+    What first runs under a mode that counts operations is never compiled afterwards.
+    """
+    for field in model.fields.values():
+        field.raw = torch.compile(field.raw, dynamic=True)
+
+
 def mean_colour(scene: Scene, count: int = 1 << 14) -> Float[Tensor, " 3"]:
     """Mean colour of random pixels of the training views, those with alpha by their alpha; within [0.02, 0.98]."""
     generator = torch.Generator().manual_seed(0)
