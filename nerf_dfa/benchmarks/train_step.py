@@ -22,7 +22,7 @@ process, and profits from the memory that this one keeps; `own`: in a process as
 Results, for each field and rule:
     plain_time_over         a ray's time in the plain NeRF's step over that in this one's; above 1 is faster
     first_rule_time_over    a step's time under the first of --rules over that under this one
-    share_of_matmul_rate    of the MLP: operations of a step, over its time, over the rate of bare fp32 products
+    share_of_matmul_rate    of the MLP: operations of a step, over its time, over the rate of bare products in its precision
     time_shares             what a step's time goes to, see shares.py; measured apart from the rest; not of RULE+compile
 """
 
@@ -139,7 +139,9 @@ def measure(args: argparse.Namespace, datadir: str, stack: ExitStack) -> dict[st
         functions["plain", "same"] = plain_nerf.make_new_step(*plain_args)
     if "own" in args.plain and device.type == "cpu":  # it is the CPU's memory that is kept, or not
         functions["plain", "own"] = stack.enter_context(in_own_process(plain_nerf.make_new_step, *plain_args))
-    functions["matmul", ""], product_operations = matrix_products(MATMUL_ROWS, mlp.options.netwidth, 32, device)
+    dtype = torch.bfloat16 if mlp.options.precision == "bf16" else torch.float32
+    products = matrix_products(MATMUL_ROWS, mlp.options.netwidth, 32, device, dtype)
+    functions["matmul", ""], product_operations = products
 
     mlp_operations = {rule: operations(function) / mlp.steps for rule, function in mlp.functions().items()}
     for runs in (mlp, grid):
