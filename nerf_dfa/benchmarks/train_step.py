@@ -22,7 +22,7 @@ process, and profits from the memory that this one keeps; `own`: in a process as
 Results, for each field and rule:
     plain_time_over         a ray's time in the plain NeRF's step over that in this one's; above 1 is faster
     first_rule_time_over    a step's time under the first of --rules over that under this one
-    share_of_matmul_rate    of the MLP: operations of a step, over its time, over the rate of bare products in its precision
+    share_of_matmul_rate    of the MLP: operations of a step, over its time, over the rate of products in its precision
     time_shares             what a step's time goes to, see shares.py; measured apart from the rest; not of RULE+compile
 """
 
