@@ -154,11 +154,15 @@ def published(columns: Sequence[Column]) -> dict[str, list[str]]:
 
 
 def dots(Figure: type, cells: Cells, out: Path) -> Any:
-    """Every seed's PSNR as a dot, with the mean; a panel for each column."""
-    study = cells.study
-    figure = Figure(figsize=(2 + 3.2 * len(study.columns), 1.2 + 0.3 * len(study.rows)), layout="constrained")
+    """Every seed's PSNR as a dot, with the mean; a panel for each column. Below, crosses: what was published."""
+    study, known = cells.study, published(cells.study.columns)
+    names = [*(row.name for row in study.rows), *known]
+    figure = Figure(figsize=(2 + 3.2 * len(study.columns), 1.2 + 0.3 * len(names)), layout="constrained")
     panels = figure.subplots(1, len(study.columns), sharey=True, squeeze=False)[0]
-    for axes, column in zip(panels, study.columns, strict=True):
+    for number, (axes, column) in enumerate(zip(panels, study.columns, strict=True)):
+        for place, values in enumerate(known.values(), len(study.rows)):
+            if values[number]:
+                axes.plot(float(values[number]), place, "x", color="C1")
         for place, row in enumerate(study.rows):
             values = cells.values(row, column)
             axes.plot(values, [place] * len(values), "o", color="C0", alpha=0.5)
@@ -167,7 +171,7 @@ def dots(Figure: type, cells: Cells, out: Path) -> Any:
         axes.set_title(column.name, fontsize=10)
         axes.set_xlabel("test PSNR (dB)")
         axes.grid(alpha=0.3)
-    panels[0].set_yticks(range(len(study.rows)), [row.name for row in study.rows])
+    panels[0].set_yticks(range(len(names)), names)
     panels[0].invert_yaxis()
     return figure
 

@@ -2,13 +2,15 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from nerf_dfa.errors import UserError
-from nerf_dfa.experiments import VIEWS, cells, views
+from nerf_dfa.experiments import VIEWS, cells, view_tables, views
 from nerf_dfa.experiments.__main__ import main
 from nerf_dfa.experiments.cells import held_out
 from nerf_dfa.experiments.studies import read_study, reduced
@@ -94,6 +96,19 @@ def test_every_cell_is_trained_once_and_reported(study, run, tmp_path):
     status, _, progress = run(study(**{"A trial": "Other words"}))
     assert (status, progress) == (0, "")
     assert (tmp_path / "out" / "trial.json").read_text() == before
+
+
+def test_published_numbers_stand_in_the_figure(study, run, tmp_path):
+    path = study()
+    assert run(path, "--seeds", "1")[0] == 0
+    runs = view_tables.Cells(replace(read_study(path), seeds=1), results(tmp_path))
+    axes = view_tables.dots(Figure, runs, tmp_path).axes
+    assert [label.get_text() for label in axes[0].get_yticklabels()][-2:] == [
+        "published, NeRF BP",
+        "published, NeRF DFA",
+    ]
+    crosses = [[line.get_xdata()[0] for line in panel.lines if line.get_marker() == "x"] for panel in axes]
+    assert crosses == [[32.54, 24.93], []]  # of lego, and of a column that says no scene
 
 
 def test_the_psnr_is_that_of_the_picture_written(study, run, tmp_path, tiny_scene):
