@@ -14,7 +14,7 @@ CHANGES = ("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclud
 
 
 def machine() -> dict[str, str | int | None]:
-    """What the numbers were measured on."""
+    """What the numbers were measured on; of the CPU also what torch uses of it, as models may differ by no name."""
     model = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo") as file:
@@ -22,7 +22,7 @@ def machine() -> dict[str, str | int | None]:
     except OSError:
         pass
     return {
-        "cpu": model,
+        "cpu": f"{model}, {torch.backends.cpu.get_cpu_capability()}",
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch": torch.__version__,

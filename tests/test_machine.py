@@ -3,6 +3,7 @@
 import subprocess
 
 import pytest
+import torch
 
 from nerf_dfa import machine
 from nerf_dfa.machine import git_commit
@@ -52,3 +53,8 @@ class TestGitCommit:
     def test_without_git(self, monkeypatch):
         monkeypatch.setenv("PATH", "")
         assert git_commit() is None
+
+
+def test_of_the_cpu_it_says_what_torch_uses():
+    """A virtual machine's processors may all have one name, and differ threefold in what they multiply."""
+    assert machine.machine()["cpu"].endswith(torch.backends.cpu.get_cpu_capability())
