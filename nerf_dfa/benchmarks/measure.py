@@ -36,13 +36,13 @@ def print_result(name: str, result: Callable[[], dict[str, Any]]) -> int:
 
 
 def matrix_products(
-    rows: int, width: int, count: int, device: torch.device | str = "cpu"
+    rows: int, width: int, count: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> tuple[Callable[[], None], int]:
     """A function that multiplies (rows, width) by (width, width) `count` times, and how many operations that takes.
 
     What a layer of `width` is at best: the machine's own rate for its shapes.
     """
-    x, weight = torch.randn(rows, width, device=device), torch.randn(width, width, device=device)
+    x, weight = (torch.randn(n, width, device=device, dtype=dtype) for n in (rows, width))
 
     def products() -> None:
         for _ in range(count):

@@ -18,14 +18,13 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
-from nerf_dfa.benchmarks.measure import print_result, synchronise
+from nerf_dfa.benchmarks.measure import print_result
 from nerf_dfa.errors import UserError
 from nerf_dfa.evaluation.metrics import mse_to_psnr
 from nerf_dfa.machine import machine
@@ -95,13 +94,17 @@ def pixels_psnr(trainer: Trainer, pixels: RayBatch) -> float:
 
 
 def train_until(trainer: Trainer, seconds: float) -> bool:
-    """Steps until the trainer's clock has reached so many seconds; False if Ctrl-C ended it before."""
-    while trainer.seconds < seconds:
-        if not trainer.run(trainer.finished + 1):
+    """Steps until the trainer's clock has reached so many seconds; False if Ctrl-C ended it before.
+
+    In bunches that double, as long as one takes no more than half of what is left: a GPU waits at the end of each.
+    """
+    bunch = 1
+    while (left := seconds - trainer.seconds) > 0:
+        if not trainer.run(trainer.finished + bunch):
             return False
-    start = time.perf_counter()
-    synchronise()  # what a GPU has still to do is training too
-    trainer.seconds += time.perf_counter() - start
+        pace = (left - (seconds - trainer.seconds)) / bunch
+        fitting = (seconds - trainer.seconds) / max(pace, 1e-9) / 2
+        bunch = max(1, min(2 * bunch, int(fitting)))
     return True
 
 

@@ -22,7 +22,7 @@ process, and profits from the memory that this one keeps; `own`: in a process as
 Results, for each field and rule:
     plain_time_over         a ray's time in the plain NeRF's step over that in this one's; above 1 is faster
     first_rule_time_over    a step's time under the first of --rules over that under this one
-    share_of_matmul_rate    of the MLP: operations of a step, over its time, over the rate of bare fp32 products
+    share_of_matmul_rate    of the MLP: operations of a step, over its time, over the rate of products in its precision
     time_shares             what a step's time goes to, see shares.py; measured apart from the rest; not of RULE+compile
 """
 
@@ -46,7 +46,7 @@ from nerf_dfa.benchmarks.shares import time_shares
 from nerf_dfa.learning.estimated import EstimatedFeedback
 from nerf_dfa.machine import machine
 from nerf_dfa.nerf.flags import parse
-from nerf_dfa.nerf.model import RULE_PREFIX, measured_precision
+from nerf_dfa.nerf.model import RULE_PREFIX, compile_networks, measured_precision
 from nerf_dfa.nerf.options import Options
 from nerf_dfa.nerf.presets import LEARNERS, learning
 from nerf_dfa.nerf.run import load_run_scene, scene_format
@@ -102,12 +102,6 @@ def make_runs(
     return Runs(trainers, options[0], scene, rays, steps)
 
 
-def compile_networks(trainer: Trainer) -> None:
-    """Not before the operations are counted: what runs under a mode that counts is never compiled afterwards."""
-    for field in trainer.model.fields.values():
-        field.raw = torch.compile(field.raw, dynamic=True)
-
-
 def go_on_from(source: Trainer, target: Trainer) -> None:
     """Gives the target the source's weights, occupancy and number of steps; what its rule holds stays its own."""
     weights = {k: v for k, v in source.model.state_dict().items() if f".{RULE_PREFIX}" not in k}
@@ -145,13 +139,15 @@ def measure(args: argparse.Namespace, datadir: str, stack: ExitStack) -> dict[st
         functions["plain", "same"] = plain_nerf.make_new_step(*plain_args)
     if "own" in args.plain and device.type == "cpu":  # it is the CPU's memory that is kept, or not
         functions["plain", "own"] = stack.enter_context(in_own_process(plain_nerf.make_new_step, *plain_args))
-    functions["matmul", ""], product_operations = matrix_products(MATMUL_ROWS, mlp.options.netwidth, 32, device)
+    dtype = torch.bfloat16 if mlp.options.precision == "bf16" else torch.float32
+    products = matrix_products(MATMUL_ROWS, mlp.options.netwidth, 32, device, dtype)
+    functions["matmul", ""], product_operations = products
 
     mlp_operations = {rule: operations(function) / mlp.steps for rule, function in mlp.functions().items()}
     for runs in (mlp, grid):
         for rule, trainer in runs.trainers.items():
             if rule.endswith(COMPILED):
-                compile_networks(trainer)
+                compile_networks(trainer.model)  # not before their operations are counted
     seconds = interleaved(functions, args.rounds)
     rate = product_operations / seconds["matmul", ""]
     plain = {kind: value / mlp.rays for (what, kind), value in seconds.items() if what == "plain"}  # of one ray

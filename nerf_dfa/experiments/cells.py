@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -79,6 +80,17 @@ def run_cell(
         return result | trainer.task.evaluate(trainer.model), None
     scores, first = test_scores(trainer, options, scene)
     return result | scores, first.numpy()
+
+
+def data_of(flags: Sequence[str]) -> dict[str, Any]:
+    """What a cell of these flags learns from, to tell it from other data: its views, their size, their pixels' hash."""
+    options = parse(list(flags))[0]
+    scene = load_run_scene(options, scene_format(options))
+    digest = hashlib.blake2b(digest_size=16)
+    for image in scene.images:
+        digest.update(np.ascontiguousarray(image.numpy()).data)
+    views = {split: len(scene.split[split]) for split in ("train", "test")}
+    return {**views, "width": scene.cameras.width, "height": scene.cameras.height, "pixels": digest.hexdigest()}
 
 
 def with_rates(options: Options, factor: float) -> Options:

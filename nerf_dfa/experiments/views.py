@@ -1,7 +1,7 @@
 """Experiments in view synthesis: runs the cells of a study that its JSON does not hold yet, and reports.
 
-OUT/NAME.json has all runs, with what each was trained by; OUT/NAME/ a picture of each cell; OUT/NAME.md the table and
-OUT/NAME.png the figure. The same command goes on where it stopped.
+OUT/NAME.json has all runs, with what each was trained by, and what data each column is of; OUT/NAME/ a picture of each
+cell; OUT/NAME.md the table and OUT/NAME.png the figure. The same command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nerf_dfa.errors import UserError
-from nerf_dfa.experiments.cells import run_cell
+from nerf_dfa.experiments.cells import data_of, run_cell
 from nerf_dfa.experiments.studies import HOME, Column, Row, Study, read_study, reduced
 from nerf_dfa.experiments.tables import say
 from nerf_dfa.experiments.view_tables import key_of, picture_path, write
@@ -79,6 +79,19 @@ def run_study(study: Study, out: Path, data: Path, jobs: int = 1) -> dict[str, A
                 settled[column.name] = precision(column, flags, runs)
             cells[place] = row, column, [*flags, "--precision", settled[column.name]]
 
+    looked: set[str] = set()
+
+    def look(column: Column, flags: list[str]) -> None:
+        """UserError where the column's other runs have learned from other data."""
+        if column.name in looked:
+            return
+        looked.add(column.name)
+        found = data_of(flags)
+        if result.setdefault("data", {}).setdefault(column.name, found) != found:
+            raise UserError(
+                f"{path}: column {column.name} has runs on other data than there is now; give another --out"
+            )
+
     def keep(key: str, row: Row, column: Column, run: dict[str, Any], said: str) -> None:
         about = {"jobs": jobs, "machine": machine(), "commit": git_commit()}
         runs[key] = {"flags": _stated(study, row, column), **run, **about}
@@ -90,6 +103,7 @@ def run_study(study: Study, out: Path, data: Path, jobs: int = 1) -> dict[str, A
             key = key_of(row, column, f"rate {rate:g}" + (f", trial {trial + 1}" if trial else ""))
             if key in runs:
                 continue
+            look(column, flags)
             seed = SEARCH_SEED + trial
             run, _ = yield run_cell, flags, seed, rate, trial_steps(study, row, flags)
             score = run["val_psnr"]
@@ -109,6 +123,7 @@ def run_study(study: Study, out: Path, data: Path, jobs: int = 1) -> dict[str, A
                 )
                 raise UserError(f"{path}: '{key}' was {found}; take the run out, or give another --out")
             return
+        look(column, flags)
         run, picture = yield run_cell, flags, seed, rate
         said = "collapsed at every initialisation"
         if picture is not None:

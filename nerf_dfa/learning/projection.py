@@ -19,6 +19,7 @@ with entries of about unit variance. Its interface is three names, so that a har
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -101,9 +102,18 @@ class Seeded(Projection):
         super().__init__(error_width, max_width)
         self.register_buffer("seed", torch.randint(0, 2**31, ()))
 
+        self._number: int | None = None  # the seed once it was read, for which a GPU waits
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self._number = None
+        super()._load_from_state_dict(*args)
+
     def forward(self, error: Float[Tensor, "*batch c"], width: int) -> Float[Tensor, "*batch width"]:
+        if self._number is None:
+            self._number = int(self.seed)
+
         def drawn(start: int, end: int) -> Tensor:
-            generator = torch.Generator().manual_seed(int(self.seed) + start)
+            generator = torch.Generator().manual_seed(self._number + start)
             # A whole block, so that a column does not depend on the width that is asked for.
             block = torch.rand(self.error_width, BLOCK, generator=generator)[:, : end - start]
             return (block * 2 - 1).to(error.device, error.dtype)

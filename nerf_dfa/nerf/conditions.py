@@ -35,6 +35,10 @@ DIRECT_MLP: Condition = (
 )
 LEARNED: Condition = (lambda o: o.learning_rule == "dkp", "only the feedback of dkp learns by a rate")
 PROBED: Condition = (lambda o: o.learning_rule in ("fdfa", "mdfa"), "only fdfa and mdfa estimate their feedback")
+COMPILED: Condition = (
+    lambda o: not PROBED[0](o),
+    "what fdfa and mdfa estimate their feedback by, forward derivatives, a compiled network loses",
+)
 TAUGHT: Condition = (lambda o: o.learning_rule == "mdfa", "only mdfa fits its feedback to more than the error")
 MLP: Condition = (lambda o: o.field == "mlp", "field = grid does not read it")
 GRID: Condition = (lambda o: o.field == "grid", "field = mlp does not read it")

@@ -29,7 +29,7 @@ from nerf_dfa.training.trainer import ModelCodec
 # large as the grid in every chunk, so few large chunks are better. A GPU wants large batches.
 NETCHUNK = {("mlp", "cpu"): 8192, ("grid", "cpu"): 1 << 16, ("mlp", "cuda"): 1 << 19, ("grid", "cuda"): 1 << 21}
 
-# Points on which precisions are compared.
+# Points on which precisions are compared, at most: as many as a step has, where these are fewer.
 PRECISION_POINTS = {"cpu": 1 << 12, "cuda": 1 << 18}
 # Cells of a grid field's occupancy along each axis.
 GRID_OCCUPANCY = 64
@@ -57,6 +57,15 @@ def build_model(options: Options, box: Float[Tensor, "2 3"] | None = None) -> Ra
     resolution = occupancy_resolution(options)
     box = torch.zeros(2, 3) if box is None else box
     return RadianceModel(coarse, fine, OccupancyGrid(box, resolution) if resolution else None)
+
+
+def compile_networks(model: RadianceModel) -> None:
+    """Makes the passes through the model's networks torch.compile's, for any number of points.
+
+    What first runs under a mode that counts operations is never compiled afterwards.
+    """
+    for field in model.fields.values():
+        field.raw = torch.compile(field.raw, dynamic=True)
 
 
 def mean_colour(scene: Scene, count: int = 1 << 14) -> Float[Tensor, " 3"]:
@@ -174,7 +183,8 @@ def measured_precision(options: Options, device: torch.device) -> Precision:
         options = replace(options, learning_rule="dfa")
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         field = list(build_model(options, torch.tensor([[-1.0] * 3, [1.0] * 3])).fields.values())[-1].to(device)
-        positions, directions = torch.rand(2, PRECISION_POINTS[device.type], 3) * 2 - 1
+        of_step = options.N_points or options.N_rand * (options.N_samples + options.N_importance)
+        positions, directions = torch.rand(2, min(of_step, PRECISION_POINTS[device.type]), 3) * 2 - 1
         positions, directions = positions.to(device), directions.to(device)
         # Rules draw noise in a pass, and how many there are is a matter of time.
         return faster_precision(lambda: field.raw(positions, directions).square().mean().backward(), device)

@@ -15,6 +15,7 @@ from nerf_dfa.nerf.conditions import (
     ADAM,
     BOXED,
     BRANCHED,
+    COMPILED,
     DEEP,
     DIRECT_MLP,
     EACH,
@@ -206,6 +207,12 @@ class Options:
         "auto",
         "of matrix products (autocast); auto: bf16 where a short measurement finds it clearly faster",
         choices=["auto", "fp32", "bf16"],
+    )
+    compile: bool = option(
+        False,
+        "networks through torch.compile, which takes up to a minute before the first step; on a CPU steps become no "
+        "faster",
+        when=COMPILED,
     )
     no_reload: bool = option(False, "start anew even where the run folder has a checkpoint")
     ft_path: str | None = option(None, "checkpoint to start from, where the run folder has none")

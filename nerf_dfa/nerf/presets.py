@@ -6,10 +6,11 @@ from nerf_dfa.learning import RULES
 
 # Flags by one name: above the config file, below those of the command line.
 PRESETS = {
-    # The method and the network of Launay et al. 2020; rates and steps are those of configs/blender and configs/llff.
+    # The method and the network of Launay et al. 2020, nerf-pytorch's optimiser; steps are the config's.
     "paper": "--field mlp --learning_rule dfa --feedback uniform --netdepth 4 --netwidth 128 --netdepth_fine 4 "
     "--netwidth_fine 128 --use_viewdirs --feature_relu --density_activation relu --output_bias random "
-    "--N_samples 64 --N_importance 128 --occupancy 0",
+    "--N_samples 64 --N_importance 128 --occupancy 0 --multires 10 --multires_views 4 --lrate 5e-4 --lrate_warmup 0 "
+    "--beta2 0.999",
     # The best that was measured without transporting a weight, directly and from layer to layer: docs/results.md.
     "dfa-best": "--learning_rule mdfa --probe_first 100 --probe_every 2 --probe_average 0.2 --feedback_outputs own "
     "--feedback_block 4 --grid_gradient mirror --error_kept 0.9999 --output_bias mean",

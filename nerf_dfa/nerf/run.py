@@ -27,7 +27,7 @@ from nerf_dfa.training.checkpoints import list_checkpoints, load_checkpoint, ste
 # Options that may change when a run goes on: they say how long it trains and what it writes, not what it learns.
 MAY_CHANGE = frozenset(
     "expname basedir datadir testskip N_iters device no_reload ft_path chunk netchunk dual render_only render_test "
-    "render_factor path frames fps i_print i_img i_alignment i_weights i_testset i_video".split()
+    "compile render_factor path frames fps i_print i_img i_alignment i_weights i_testset i_video".split()
 )
 
 

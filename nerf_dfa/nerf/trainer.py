@@ -8,6 +8,7 @@ from nerf_dfa.nerf.collapse import seed_of
 from nerf_dfa.nerf.model import (
     build_model,
     codec,
+    compile_networks,
     inference_settings,
     mean_colour,
     measured_precision,
@@ -42,6 +43,8 @@ def make_trainer(
         for field in model.fields.values():
             field.start_at(mean_colour(scene))
     model = model.to(device)
+    if options.compile:
+        compile_networks(model)
     rays: dict[int, int] = {}  # of a step, by the number of looks that the occupancy has had: it changes with each
 
     def rays_of_step() -> int:

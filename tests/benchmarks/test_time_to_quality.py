@@ -76,7 +76,6 @@ class Clockwork(Trainer):
 
 def test_the_race_goes_by_the_trainers_clock(monkeypatch):
     monkeypatch.setattr(benchmark, "pixels_psnr", lambda trainer, _: 10.0 + trainer.finished)
-    monkeypatch.setattr(benchmark, "synchronise", lambda: None)
     pixels = RayBatch(Rays(*(torch.zeros(1, 3) for _ in range(3)), *torch.zeros(2, 1)), torch.zeros(1, 3))
     contender = benchmark.Contender("bp", Clockwork())
     benchmark.race([contender], pixels, limit=2.5, interval=1.0)
@@ -85,6 +84,16 @@ def test_the_race_goes_by_the_trainers_clock(monkeypatch):
     assert row["seconds_to"] == pytest.approx({"13": 1.2, "14": 2.0, "20": None}, abs=1e-3)
     assert row["steps_to"] == {"13": 3, "14": 5, "20": None}
     assert row["final_psnr"] == 17
+
+
+def test_a_gpu_waits_a_few_times_and_not_after_every_step():
+    trainer, bunches = Clockwork(), []
+    run = trainer.run
+    trainer.run = lambda steps: bunches.append(steps - trainer.finished) or run(steps)
+    assert benchmark.train_until(trainer, 400.0)
+    assert sum(bunches) == trainer.finished == pytest.approx(1000, abs=1)  # sums of 0.4
+    assert len(bunches) < 25
+    assert bunches[:4] == [1, 2, 4, 8]
 
 
 def test_a_field_that_diverged_has_no_psnr():

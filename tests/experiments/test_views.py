@@ -1,6 +1,7 @@
 """Studies of view synthesis, run on a tiny scene."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -137,6 +138,28 @@ def test_all_cells_of_a_column_have_one_precision(study, run, tmp_path, monkeypa
     for key, one in results(tmp_path).items():
         assert one["precision"] == ("bf16" if "mlp" in key else "fp32")
     assert "mlp in bf16, grid in fp32." in table
+
+
+def test_other_data_is_not_mixed_in(study, run, tmp_path, tiny_scene):
+    folder = tmp_path / "scenes" / tiny_scene.name
+    shutil.copytree(tiny_scene, folder)
+
+    def go(*arguments):
+        return run(study(), "--columns", "grid", "--datadir", str(folder.parent), *arguments)
+
+    assert go("--seeds", "1")[0] == 0
+    data = json.loads((tmp_path / "out" / "trial.json").read_text())["data"]["grid"]
+    scene = load_scene(folder)
+    assert (data["train"], data["test"]) == (len(scene.split["train"]), len(scene.split["test"]))
+    assert (data["height"], data["width"]) == scene.images.shape[1:3]
+    assert go()[0] == 0  # the same
+    picture = folder / scene.names[0]
+    with Image.open(picture) as image:
+        image.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(picture)
+    assert go()[0] == 0  # nothing is lacking
+    status, _, error = go("--seeds", "3")
+    assert status == 2
+    assert "column grid has runs on other data than there is now" in error
 
 
 def test_a_study_that_is_being_written_is_left_alone(study, run, tmp_path):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nerf_dfa.learning import Projection, make_rule
 from nerf_dfa.learning.feedback import LearnedFeedback
@@ -67,6 +68,25 @@ def test_a_seeded_matrix_is_not_kept_and_does_not_depend_on_the_width():
     wide = matrix_of(projection, BLOCK + 7)
     torch.testing.assert_close(matrix_of(projection, BLOCK + 2), wide[:, : BLOCK + 2], rtol=0, atol=0)
     assert wide.abs().max() <= 1
+
+
+def test_a_seed_is_read_once_because_a_gpu_waits_for_it_and_again_when_another_is_loaded():
+    class Reads(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.count += function is torch.ops.aten._local_scalar_dense.default
+            return function(*args, **(kwargs or {}))
+
+    one, other = (make_projection("seeded", 3, 8) for _ in range(2))
+    assert not torch.equal(matrix_of(one, 8), matrix_of(other, 8))
+    with Reads() as reads:
+        matrix_of(one, 8)
+        assert reads.count == 0
+        one.load_state_dict(other.state_dict())
+        again = matrix_of(one, 8)
+        assert reads.count == 1
+    torch.testing.assert_close(again, matrix_of(other, 8), rtol=0, atol=0)
 
 
 def test_a_projection_on_another_device_stays_there_and_works():

@@ -12,6 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nerf_dfa.learning import selected
+from nerf_dfa.learning.projection import PROJECTIONS
 from nerf_dfa.learning.rules import TargetProjection
 from nerf_dfa.learning.selected import chosen
 from nerf_dfa.nerf import render, train
@@ -79,14 +80,20 @@ def trainer_of(options, device: str = "cpu", static: bool = True):
     return trainer
 
 
+def in_the_midst(trainer):
+    """The trainer after a step from where the occupancy is looked at, of space that is half empty."""
+    trainer.finished = LOOK_AFTER + LOOK_EVERY - LOOK_AFTER % LOOK_EVERY
+    trainer.model.occupancy.occupied[:, :, 4:] = False
+    return trainer.step()
+
+
 @pytest.mark.parametrize("learner", LEARNERS)
 @pytest.mark.parametrize("importance", [0, 4])
 @pytest.mark.parametrize("field", FIELDS)
 def test_no_step_waits_for_the_device(tiny_scene, field, importance, learner):
     """Only what comes once in LOOK_EVERY steps does: reading how much space is wanted."""
     trainer = trainer_of(options_of(tiny_scene, *FIELDS[field], "--N_importance", str(importance), *learning(learner)))
-    trainer.finished = LOOK_AFTER + LOOK_EVERY - LOOK_AFTER % LOOK_EVERY  # from where the occupancy is looked at
-    trainer.step()
+    in_the_midst(trainer)
     with Waits() as waits:
         for _ in range(LOOK_EVERY - 2):
             trainer.step()
@@ -97,6 +104,27 @@ def test_no_step_waits_for_the_device(tiny_scene, field, importance, learner):
     rooms = len(trainer.model.fields) * (1 + (trainer.task.training.error_kept < 1))
     assert sum(waits.found.values()) == rooms, waits.found
     assert all("_local_scalar_dense" in where and "room.py" in where for where in waits.found)
+
+
+# What a flag adds to a step, each by a rule and a field that read it.
+ADDED = [
+    *(["--learning_rule", "dfa", "--feedback", kind] for kind in PROJECTIONS),
+    "--learning_rule dfa --feedback_each".split(),
+    "--learning_rule dfa --feedback_outputs own --weight_decay 0.1".split(),
+    "--learning_rule mdfa --conditional_feedback".split(),
+    "--learning_rule bp --N_points 128 --raw_noise_std 1 --no_batching --lrate_warmup 200".split(),
+]
+
+
+@pytest.mark.parametrize("flags", ADDED, ids=" ".join)
+@pytest.mark.parametrize("field", FIELDS)
+def test_no_flag_makes_a_step_wait(tiny_scene, field, flags):
+    trainer = trainer_of(options_of(tiny_scene, *FIELDS[field], *flags))
+    in_the_midst(trainer)
+    with Waits() as waits:
+        for _ in range(LOOK_EVERY - 2):
+            trainer.step()
+    assert not waits.found
 
 
 @pytest.mark.parametrize("learner", LEARNERS)
@@ -168,12 +196,14 @@ def test_space_is_learned_and_training_is_the_same(tiny_scene, field, importance
 
 
 @needs_gpu
-@pytest.mark.parametrize("learner", LEARNERS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("flags", [*map(learning, LEARNERS), *ADDED], ids=" ".join)
 @pytest.mark.parametrize("field", FIELDS)
-def test_a_gpu_trains_without_being_waited_for(tiny_scene, field, learner):
-    options = options_of(tiny_scene, *FIELDS[field], "--N_importance", "4", *learning(learner), device="cuda")
+def test_a_gpu_trains_without_being_waited_for(tiny_scene, field, flags, precision):
+    names = ["--N_importance", "4", "--precision", precision]
+    options = options_of(tiny_scene, *FIELDS[field], *names, *flags, device="cuda")
     trainer = make_trainer(options, load_run_scene(options, scene_format(options)), torch.device("cuda"))
-    first = float(trainer.step().scalars["loss"])
+    first = float(in_the_midst(trainer).scalars["loss"])
     torch.cuda.set_sync_debug_mode("error")
     try:
         for _ in range(LOOK_EVERY - 2):
@@ -181,6 +211,8 @@ def test_a_gpu_trains_without_being_waited_for(tiny_scene, field, learner):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert 0 <= float(progress.scalars["loss"]) < 2 * first
+    trainer.step()  # and looks at the occupancy
+    assert torch.isfinite(trainer.model.occupancy.density).all()
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=needs_gpu)])

@@ -306,3 +306,11 @@ def test_the_papers_preset_is_its_network():
     options, _, _ = parse(["--preset", "paper"])
     model = build_model(options)
     assert [sum(p.numel() for p in field.parameters()) for field in model.fields.values()] == [84_548, 84_548]
+
+
+def test_the_papers_preset_brings_its_optimiser_where_the_config_is_of_a_grid_field():
+    """The demo's rates are forty times as high, and no network of the paper's kind learns by them."""
+    argv = ["--config", str(CONFIGS / "demo.txt"), "--preset", "paper"]
+    options, _, _ = parse(argv)
+    assert (options.field, options.lrate, options.beta2, options.multires_views) == ("mlp", 5e-4, 0.999, 4)
+    assert parse([*argv, "--lrate", "1e-4"])[0].lrate == 1e-4
