@@ -1,10 +1,10 @@
 """From rays to pixels."""
 
 from nerf_dfa.rendering.cameras import Cameras
+from nerf_dfa.rendering.chunks import Chunks
 from nerf_dfa.rendering.occupancy import OccupancyGrid
 from nerf_dfa.rendering.rays import Rays, camera_rays, image_rays
 from nerf_dfa.rendering.renderer import (
-    Chunks,
     RadianceModel,
     RenderedImage,
     render_image,

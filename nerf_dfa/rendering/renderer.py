@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from nerf_dfa.fields.field import Field
-from nerf_dfa.machine import out_of_memory
 from nerf_dfa.rendering.cameras import Cameras
+from nerf_dfa.rendering.chunks import Chunks
 from nerf_dfa.rendering.compositing import Pixels, composite, intervals
 from nerf_dfa.rendering.occupancy import OccupancyGrid
 from nerf_dfa.rendering.packed import DARK, composite_packed
@@ -189,32 +189,6 @@ class RenderedImage(NamedTuple):
     @property
     def disparity(self) -> Float[Tensor, "height width"]:
         return 1 / self.depth.clamp(min=1e-6)
-
-
-class Chunks:
-    """Rays rendered at once: `size`, halved whenever the device runs out of memory, and kept for the next image."""
-
-    def __init__(self, size: int, on_halving: Callable[[int], None] = lambda size: None) -> None:
-        self.size = size
-        self._on_halving = on_halving
-
-    def map(self, function: Callable[[Rays], tuple[Tensor, ...]], rays: Rays) -> tuple[Tensor, ...]:
-        """The function's results for all rays (n, ...), gathered on the CPU."""
-        parts, start, total = [], 0, rays.origins.shape[0]
-        while start < total:
-            try:
-                part = function(rays.map(lambda x, a=start, b=start + self.size: x[a:b]))
-            except RuntimeError as error:
-                if not out_of_memory(error) or self.size == 1:
-                    raise
-                self.size = max(1, self.size // 2)
-                self._on_halving(self.size)
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
-                continue
-            parts.append(tuple(x.cpu() for x in part))
-            start += part[0].shape[0]
-        return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
 @torch.no_grad()
