@@ -38,7 +38,9 @@ class Samples(NamedTuple):
     index: Int64[Tensor, " n"]
 
     def take(self, which: Bool[Tensor, " n"] | Int64[Tensor, " some"]) -> Samples:
-        return Samples(*(column[which] for column in self))
+        if which.dtype == torch.bool:
+            which = which.nonzero()[:, 0]  # once for all columns
+        return Samples(*(column.index_select(0, which) for column in self))
 
 
 def pack(
@@ -55,7 +57,7 @@ def pack(
     if room is None:
         ray, column = chosen.nonzero().unbind(1)
         index = ray * t.shape[1] + column
-        return Samples(ray, t.reshape(-1)[index], delta.reshape(-1)[index], index)
+        return Samples(ray, *(x.reshape(-1).index_select(0, index) for x in (t, delta)), index)
     total, size = chosen.numel(), room.rows(chosen.numel())
     number = chosen.reshape(-1).cumsum(0)  # of each chosen sample, from 1
     room.note(chosen.sum(), total)
@@ -84,7 +86,7 @@ def light_before(
     # Where each ray's samples begin and end; unlike a count of them this keeps no host waiting.
     at = padded[torch.searchsorted(ray, torch.arange(rays + 1, device=ray.device))]
     start, end = at[:-1], at[1:]
-    return torch.exp(start[ray] - before).float(), torch.exp(start - end).float()
+    return torch.exp(start.index_select(0, ray) - before).float(), torch.exp(start - end).float()
 
 
 @torch.no_grad()
@@ -99,13 +101,13 @@ def in_sight(
     """
     count, device = len(samples.ray), samples.ray.device
     first = torch.searchsorted(samples.ray, torch.arange(rays, device=device))
-    rank = torch.arange(count, device=device) - first[samples.ray]
+    rank = torch.arange(count, device=device) - first.index_select(0, samples.ray)
     light = torch.ones(rays, device=device)
     seen = torch.zeros(count, dtype=torch.bool, device=device)
     values: Tensor | None = None
     left, end = torch.arange(count, device=device), TOGETHER
     while len(left):
-        near = rank[left] < end
+        near = rank.index_select(0, left) < end
         at = left[near]
         part = samples.take(at)
         sigma, found = look(part)
@@ -115,7 +117,7 @@ def in_sight(
         seen[at] = True
         light = light * light_before((sigma * part.delta).clamp(max=OPAQUE_DEPTH), part.ray, rays)[1]
         left = left[~near]
-        left, end = left[light[samples.ray[left]] > DARK], 2 * end
+        left, end = left[light.index_select(0, samples.ray.index_select(0, left)) > DARK], 2 * end
     return samples.take(seen), None if values is None else values[seen]
 
 

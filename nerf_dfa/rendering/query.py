@@ -71,9 +71,9 @@ def query_packed(
     numbers = torch.arange(count + -count % ROWS, device=samples.ray.device).clamp(max=max(0, count - 1))
     size = -(-max(1, count) // math.ceil(max(1, count) / netchunk) // ROWS) * ROWS
     for rows in numbers.split(size):
-        ray = samples.ray[rows]
-        positions = rays.origins[ray] + samples.t[rows][:, None] * rays.directions[ray]
-        found.append(look(positions, rays.viewdirs[ray], rows))
+        ray = samples.ray.index_select(0, rows)  # in place of [rows], which takes twice as long
+        o, d, v = (x.index_select(0, ray) for x in (rays.origins, rays.directions, rays.viewdirs))
+        found.append(look(o + samples.t.index_select(0, rows)[:, None] * d, v, rows))
     return (torch.cat(found) if len(found) > 1 else found[0])[:count]
 
 
