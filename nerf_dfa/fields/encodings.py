@@ -15,10 +15,11 @@ def positional_encoding(x: Float[Tensor, "*batch d"], frequencies: int) -> Float
     """
     if frequencies == 0:
         return x
+    columns = x.reshape(-1, x.shape[-1]).T.contiguous()  # passes over threes take twice as long
     scales = 2.0 ** torch.arange(frequencies, dtype=x.dtype, device=x.device)
-    angles = x[..., None, :] * scales[:, None]  # (..., L, d)
-    waves = torch.stack([angles.sin(), angles.cos()], dim=-2)  # (..., L, 2, d)
-    return torch.cat([x, waves.flatten(start_dim=-3)], dim=-1)
+    angles = scales[:, None, None] * columns  # (L, d, n)
+    waves = torch.stack([angles.sin(), angles.cos()], dim=1)  # (L, 2, d, n)
+    return torch.cat([columns, waves.flatten(0, 2)]).T.view(*x.shape[:-1], encoded_width(x.shape[-1], frequencies))
 
 
 def encoded_width(d: int, frequencies: int) -> int:

@@ -138,4 +138,4 @@ def joint_linear(
     if type(layer) is not nn.Linear:
         return layer(torch.cat([x, shared.to(x.dtype).expand(*x.shape[:-1], -1)], dim=-1))
     n = x.shape[-1]
-    return F.linear(x, layer.weight[:, :n]) + F.linear(shared, layer.weight[:, n:], layer.bias)
+    return F.linear(x, layer.weight[:, :n]).add_(F.linear(shared, layer.weight[:, n:], layer.bias))

@@ -44,7 +44,8 @@ class OccupancyGrid(nn.Module):
 
     def contains(self, positions: Float[Tensor, "*batch 3"]) -> Bool[Tensor, "*batch"]:
         """Whether there may be something at the positions; outside the box nothing is known, and there may."""
-        return self._look(positions.unbind(-1))
+        middle, cells = self._scale()
+        return self._look(((positions - middle) * cells).unbind(-1))
 
     def along(
         self,
@@ -53,19 +54,29 @@ class OccupancyGrid(nn.Module):
         t: Float[Tensor, "rays samples"],
     ) -> Bool[Tensor, "rays samples"]:
         """The same at depths t of the rays."""
-        return self._look(o[:, None] + t * d[:, None] for o, d in zip(origins.T, directions.T, strict=True))
+        middle, cells = self._scale()
+        starts, steps = ((origins - middle) * cells).T[..., None], (directions * cells).T[..., None]
+        return self._look(torch.addcmul(start, t, step) for start, step in zip(starts, steps, strict=True))
+
+    def _scale(self) -> tuple[Float[Tensor, " 3"], Float[Tensor, " 3"]]:
+        """The middle of the box, and how many cells there are to a scene unit."""
+        low, high = self.box
+        return (low + high) / 2, self.resolution / (high - low)
 
     def _look(self, axes: Iterable[Float[Tensor, "*batch"]]) -> Bool[Tensor, "*batch"]:
-        """The same at places given by x, y and z apart: passes over whole tensors are faster than over threes."""
+        """The same at places given by x, y and z apart, in cells from the middle of the box; changes them.
+
+        Few passes over whole tensors: they are faster than passes over threes, and are all the time that this takes.
+        """
         n = self.resolution
-        inside, index = [], []
-        for x, low, high, step in zip(axes, *self.box, (1, n, n * n), strict=True):
-            place = (x - low) * (n / (high - low))
-            inside.append((place > -MARGIN) & (place < n + MARGIN))
-            index.append(place.clamp(0, n - 1).to(torch.int32) * step)
-        row = index[0] + index[1] + index[2]
+        row = farthest = None
+        for place, step in zip(axes, (1, n, n * n), strict=True):
+            distance = place.abs()
+            farthest = distance if farthest is None else torch.maximum(farthest, distance)
+            cell = place.add_(n / 2).clamp_(0, n - 1).to(torch.int32)
+            row = cell if row is None else row.add_(cell, alpha=step)
         occupied = self.occupied.view(-1).index_select(0, row.view(-1)).view_as(row)
-        return occupied | ~(inside[0] & inside[1] & inside[2])
+        return occupied.logical_or_(farthest > n / 2 + MARGIN)
 
     @torch.no_grad()
     def update(self, density: Density, length: float, generator: torch.Generator, share: float = 1.0) -> None:

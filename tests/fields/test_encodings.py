@@ -36,3 +36,8 @@ def test_order_of_the_blocks():
 def test_leading_dimensions_are_kept():
     x = torch.randn(2, 5, 4, 3)
     assert torch.equal(positional_encoding(x, 3).reshape(-1, 21), positional_encoding(x.reshape(-1, 3), 3))
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (4, 0, 3)])
+def test_no_points_are_encoded_as_none(shape):
+    assert positional_encoding(torch.empty(shape), 2).shape == (*shape[:-1], 15)
