@@ -1,6 +1,8 @@
 """What numbers were measured on."""
 
+import os
 import subprocess
+import sys
 
 import pytest
 import torch
@@ -58,3 +60,20 @@ class TestGitCommit:
 def test_of_the_cpu_it_says_what_torch_uses():
     """A virtual machine's processors may all have one name, and differ threefold in what they multiply."""
     assert machine.machine()["cpu"].endswith(torch.backends.cpu.get_cpu_capability())
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        ({}, "5000"),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "active"}, None),  # which a number would overrule
+    ],
+)
+def test_threads_that_wait_do_not_keep_a_core_for_long_unless_told_to(chosen, expected):
+    environment = {name: x for name, x in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    program = "import sys, os, nerf_dfa; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment | chosen, check=True, capture_output=True, text=True
+    )
+    assert done.stdout.split() == [str(expected), "False"]  # torch reads it when it is loaded
