@@ -48,10 +48,6 @@ GRID_FEEDBACK: Condition = (
 )
 KEPT: Condition = (lambda o: SELECTING[0](o) and o.error_kept < 1, "with error_kept = 1 all samples go back")
 BOXED: Condition = (lambda o: o.field == "grid" or bool(o.occupancy), "it needs field = grid or an occupancy")
-SKIPPING: Condition = (
-    lambda o: o.occupancy != 0 and (o.field == "grid" or o.occupancy is not None),
-    "nothing is skipped without an occupancy",
-)
 FINE: Condition = (lambda o: o.N_importance > 0, "N_importance = 0 trains no fine network")
 FINE_MLP: Condition = (lambda o: o.N_importance > 0 and o.field == "mlp", "there is no fine MLP")
 ENCODED: Condition = (

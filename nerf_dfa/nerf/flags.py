@@ -82,7 +82,8 @@ def parse(argv: list[str], default_config: Path | None = None) -> tuple[Options,
     """Options, the names of those that the user gave, and the config file.
 
     default_config is read where the command line names neither a config file nor a scene. What the command line makes
-    a file's line mean nothing for (of an MLP, where it says --field grid) is not counted as given.
+    a file's line mean nothing for (of an MLP, where it says --field grid) is not counted as given; what means nothing
+    has its default, so that a run's args.txt, which leaves it out, says all.
     Raises UserError: unknown flag or key, wrong type, missing file.
     """
     parser = make_parser()
@@ -104,6 +105,9 @@ def parse(argv: list[str], default_config: Path | None = None) -> tuple[Options,
         stem = Path(config).stem if config and "datadir" in of_file else Path(options.datadir).resolve().name
         options.expname = f"{stem}_{options.learning_rule}"
     check(options)
+    defaults = Options()
+    for name in idle(options):
+        setattr(options, name, getattr(defaults, name))
     return options, asked, Path(config) if config else None
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,18 @@ def compile_networks(model: RadianceModel) -> None:
     """
     for field in model.fields.values():
         field.raw = torch.compile(field.raw, dynamic=True)
+
+
+@contextmanager
+def uncompiled(model: RadianceModel) -> Iterator[None]:
+    """Within it the passes are as they were before `compile_networks`: a compiled one keeps no tape's activations."""
+    fields = [field for field in model.fields.values() if "raw" in vars(field)]
+    compiled = [vars(field).pop("raw") for field in fields]
+    try:
+        yield
+    finally:
+        for field, raw in zip(fields, compiled, strict=True):
+            field.raw = raw
 
 
 def mean_colour(scene: Scene, count: int = 1 << 14) -> Float[Tensor, " 3"]:

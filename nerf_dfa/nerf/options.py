@@ -36,7 +36,6 @@ from nerf_dfa.nerf.conditions import (
     RANDOM,
     RENDER_ONLY,
     SELECTING,
-    SKIPPING,
     TAUGHT,
     Condition,
 )
@@ -182,9 +181,8 @@ class Options:
     N_rand: int = option(32 * 32 * 4, "rays of a training step")
     N_points: int = option(
         0,
-        "samples that a step evaluates, about: while space is not known to be empty it takes fewer rays than N_rand; "
-        "0: as many as N_rand has",
-        when=SKIPPING,
+        "samples that a step evaluates, about: while space is not known to be empty, without an occupancy always, it "
+        "takes fewer rays than N_rand; 0: as many as N_rand has",
     )
     no_batching: bool = option(False, "take the rays of a step from one image")
     precrop_iters: int = option(0, "steps at the start that see only the middle of the images")

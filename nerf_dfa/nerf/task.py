@@ -13,6 +13,7 @@ from torch import Tensor
 from nerf_dfa.learning.alignment import Alignment, measure_alignment
 from nerf_dfa.learning.rules import TargetProjection
 from nerf_dfa.learning.tapes import Aimed
+from nerf_dfa.nerf.model import uncompiled
 from nerf_dfa.rendering import RadianceModel, Rays, RenderSettings, camera_rays, render_rays
 from nerf_dfa.scenes.scene import Scene, over_background
 
@@ -110,7 +111,8 @@ class NerfTask:
         n = ALIGNMENT_RAYS
         batch = RayBatch(batch.rays.map(lambda x: x[:n]), batch.colours[:n])
         model.eval()
-        return measure_alignment(model, lambda: self.loss(model, batch, None)[0])
+        with uncompiled(model):
+            return measure_alignment(model, lambda: self.loss(model, batch, None)[0])
 
     @torch.no_grad()
     def evaluate(self, model: RadianceModel) -> dict[str, float]:

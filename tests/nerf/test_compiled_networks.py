@@ -1,5 +1,6 @@
 """--compile: the networks of a run through torch.compile."""
 
+import json
 import subprocess
 import sys
 
@@ -38,6 +39,10 @@ def test_a_compiled_run_learns_the_same_and_goes_on_without(flags, tmp_path, lea
         count = compiled_by([*flags, *flag, "--expname", name])
         found.append(load_checkpoint(sorted((tmp_path / name).glob("*.tar"))[-1]))
         assert count == len(flag) * sum(key in found[-1] for key in NAMES)
+    plain, compiled = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("plain", "compiled"))
+    for name, layer in plain["alignment"]["layers"].items():
+        assert layer["samples"] > 0
+        assert compiled["alignment"]["layers"][name] == pytest.approx(layer, rel=1e-2, abs=1e-2)
     for key in (key for key in NAMES if key in found[0]):
         for entry, weights in found[0][key].items():
             torch.testing.assert_close(found[1][key][entry], weights, rtol=1e-3, atol=1e-4)

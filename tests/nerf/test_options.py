@@ -1,6 +1,6 @@
 """Flags and config files: nerf-pytorch's meanings, and one line for every mistake."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -10,13 +10,14 @@ from nerf_dfa.errors import UserError
 from nerf_dfa.learning import RULES
 from nerf_dfa.learning.feedback import Feedback, IndependentFeedback
 from nerf_dfa.learning.sequential import SequentialLinear
-from nerf_dfa.nerf.checks import check_read, to_text
+from nerf_dfa.nerf.checks import check_read, scene_flags, to_text
 from nerf_dfa.nerf.conditions import EACH_RULES
 from nerf_dfa.nerf.flags import parse
 from nerf_dfa.nerf.model import build_model, training_settings
 from nerf_dfa.nerf.options import Options
-from nerf_dfa.nerf.presets import PRESETS
-from nerf_dfa.nerf.run import check_kept, read_args, write_args
+from nerf_dfa.nerf.presets import LEARNERS, PRESETS, learning
+from nerf_dfa.nerf.run import check_kept, options_from_text, read_args, write_args
+from nerf_dfa.scenes.load import FORMATS
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -105,6 +106,16 @@ def test_every_config_loads_and_holds_nothing_unread(path):
     check_read(options, given, kind)
     name = "demo" if options.dataset_type == "auto" else path.stem  # of whatever scene it is given
     assert options.expname == f"{name}_{options.learning_rule}"
+
+
+@pytest.mark.parametrize("learner", [*LEARNERS, "paper"])
+def test_args_txt_says_all_that_a_run_of_a_config_and_a_learner_does(learner):
+    """What means nothing beside the others is not in it, and must not do anything."""
+    of_scenes = set().union(*map(scene_flags, FORMATS)) - scene_flags("blender")
+    for path in SCENE_CONFIGS:
+        options, _, _ = parse(["--config", str(path), *learning(learner)])
+        options = replace(options, **{name: getattr(Options(), name) for name in of_scenes})
+        assert options_from_text(to_text(options, "blender"), path) == options
 
 
 def test_there_is_a_config_for_each_blender_scene():
@@ -314,3 +325,17 @@ def test_the_papers_preset_brings_its_optimiser_where_the_config_is_of_a_grid_fi
     options, _, _ = parse(argv)
     assert (options.field, options.lrate, options.beta2, options.multires_views) == ("mlp", 5e-4, 0.999, 4)
     assert parse([*argv, "--lrate", "1e-4"])[0].lrate == 1e-4
+
+
+def test_what_a_preset_makes_a_files_line_mean_nothing_for_does_nothing(tmp_path):
+    path = write(tmp_path / "a.txt", "compile = True\nweight_decay = 0.5\ngrid_max = 32\nfield = grid\n")
+    assert parse(["--config", path])[0].compile
+    assert not parse(["--config", path, "--preset", "dfa-best"])[0].compile  # it would lose what it estimates
+    assert parse(["--config", path, "--learning_rule", "hdfa"])[0].weight_decay == 0
+    assert parse(["--config", path, "--field", "mlp"])[0].grid_max == Options().grid_max
+
+
+def test_points_of_a_step_mean_something_without_an_occupancy_too():
+    options, given, _ = parse(["--N_points", "2000", "--occupancy", "0"])
+    check_read(options, given, "blender")
+    assert "N_points = 2000" in to_text(options, "blender")
