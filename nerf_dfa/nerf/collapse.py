@@ -73,9 +73,12 @@ def watch(trainer: Trainer, until: int | None = None) -> Course:
     """
     course = Course()
 
-    def check(progress: Progress) -> None:
+    def check_loss(progress: Progress) -> None:
         if not math.isfinite(float(progress.scalars["loss"])):
             raise Collapsed(progress.step, "the loss is no finite number")
+
+    def check(progress: Progress) -> None:
+        check_loss(progress)
         course.add(float(progress.scalars["psnr"]), progress.step)
         if progress.step < CHECK_FIRST:
             return
@@ -85,6 +88,7 @@ def watch(trainer: Trainer, until: int | None = None) -> Course:
             raise Collapsed(progress.step)
 
     trainer.every(CHECK_EVERY, check)
+    trainer.every(1, lambda progress: check_loss(progress) if progress.last else None)
     return course
 
 

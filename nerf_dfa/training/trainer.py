@@ -48,11 +48,15 @@ def plain_codec(model: nn.Module) -> ModelCodec:
 
 @dataclass
 class Progress:
-    """What happened in a step, for whoever shows or logs it: step, seconds of training so far, scalars."""
+    """What happened in a step, for whoever shows or logs it: step, seconds of training so far, scalars.
+
+    last: whether it was the last step of the run.
+    """
 
     step: int
     seconds: float
     scalars: dict[str, torch.Tensor]
+    last: bool = False
 
     def numbers(self) -> dict[str, float]:
         return {name: float(value) for name, value in self.scalars.items()}
@@ -128,7 +132,7 @@ class Trainer:
                 due = [(interval, hook) for interval, hook in self.hooks if progress.step % interval == 0]
                 if self.finished == steps or any(interval > 1 for interval, _ in due):
                     self.wait()
-                progress.seconds = self.seconds
+                progress.seconds, progress.last = self.seconds, self.finished == steps
                 for _, hook in due:
                     hook(progress)
                 if interrupted():

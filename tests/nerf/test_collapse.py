@@ -4,7 +4,7 @@ import re
 import pytest
 import torch
 
-from nerf_dfa.nerf import train, trainer
+from nerf_dfa.nerf import render, train, trainer
 from nerf_dfa.nerf.collapse import CHECK_EVERY, EARLY, FALLEN, MEDIAN_OF, RESTARTS, Collapsed, Course, seed_of, watch
 from nerf_dfa.training import Progress, Trainer
 from nerf_dfa.training.checkpoints import load_checkpoint
@@ -16,14 +16,19 @@ def scalars(contrast=1.0, loss=0.1, psnr=10.0):
 
 class FakeTrainer(Trainer):
     def __init__(self):
-        pass
+        self.called = {}
 
     def every(self, steps, hook):
-        self.steps, self.hook = steps, hook
+        self.called[steps] = hook
+
+    def hook(self, progress):
+        for steps, hook in self.called.items():
+            if progress.step % steps == 0:
+                hook(progress)
 
     def show(self, contrasts):
         for number, contrast in enumerate(contrasts, 1):
-            step = number * self.steps
+            step = number * CHECK_EVERY
             self.hook(Progress(step, 0.0, scalars(contrast)))
 
 
@@ -63,6 +68,20 @@ def test_late_ones_are_collapses_where_they_are_asked_for():
 def test_a_loss_that_is_no_number_is_one_whenever(step, loss):
     with pytest.raises(Collapsed, match=f"step {step} the loss is no finite number"):
         watched().hook(Progress(step, 0.0, scalars(loss=float(loss))))
+
+
+def test_the_last_loss_is_looked_at_wherever_the_run_ends():
+    fake, loss = watched(), scalars(loss=float("nan"))
+    fake.hook(Progress(73, 0.0, loss))
+    with pytest.raises(Collapsed, match="step 73 the loss is no finite number"):
+        fake.hook(Progress(73, 0.0, loss, last=True))
+
+
+def test_a_run_whose_weights_are_no_numbers_at_the_end_says_so_in_one_line(flags, capsys):
+    assert train.main([*flags, "--lrate", "1e30", "--i_img", "0"]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("train.py: error: collapsed: at step")
+    assert "the loss is no finite number" in last
 
 
 def course_of(values):
@@ -164,3 +183,14 @@ def test_one_that_always_collapses_ends_in_one_line(tiny_scene, tmp_path, broken
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("train.py: error: collapsed: at step ")
     assert "--density_activation softplus" in error
+
+
+def test_views_that_are_no_numbers_are_an_error_of_one_line(flags, run, capsys):
+    assert train.main(flags) == 0
+    path = sorted(run.glob("*.tar"))[-1]
+    contents = load_checkpoint(path)
+    next(iter(contents["network_fn_state_dict"].values())).fill_(float("nan"))
+    torch.save(contents, path)
+    capsys.readouterr()
+    assert render.main(["--run", str(run)]) == 2
+    assert re.search(r"error: the networks' colours are no numbers", capsys.readouterr().err.splitlines()[-1])
