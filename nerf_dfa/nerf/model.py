@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nerf_dfa.errors import UserCaution
+from nerf_dfa.errors import UserCaution, UserError
 from nerf_dfa.fields import Field, GridField, MLPField, level_resolutions
 from nerf_dfa.interop import nerf_pytorch
 from nerf_dfa.learning.sequential import HELD
@@ -182,13 +182,16 @@ def scene_box(scene: Scene, bound: float | None = None) -> Float[Tensor, "2 3"]:
 
     A cube around the point that the cameras look at, with half side `bound`, by default half the way from near to
     far. In normalised device coordinates the frustum is the cube [-1, 1]^3 already; it is widened sideways, where
-    the other cameras look past the first one's edges.
+    the other cameras look past the first one's edges. Raises UserError for a cube of which rounding leaves nothing.
     """
     if scene.ndc:
         return torch.tensor([[-1.5, -1.5, -1.0], [1.5, 1.5, 1.0]])
     centre = nearest_to_axes(training_poses(scene))
     half = (scene.far - scene.near) / 2 if bound is None else bound
-    return torch.stack([centre - half, centre + half])
+    box = torch.stack([centre - half, centre + half])
+    if not (box[1] > box[0]).all():
+        raise UserError(f"--bound {half:g}: such a cube has no size around {', '.join(f'{x:.3g}' for x in centre)}")
+    return box
 
 
 def measured_precision(options: Options, device: torch.device) -> Precision:
