@@ -245,7 +245,7 @@ def test_a_damaged_scene_gives_one_line_and_no_run_folder(flags, tiny_scene, tmp
         (["--ft_path", "/nowhere/1.tar"], "no checkpoint at /nowhere/1.tar"),
         (["--half_res", "--image_size", "6"], "image_size"),
         (["--basedir", "/proc/nowhere"], "/proc/nowhere"),
-        (["--field", "grid", "--bound", "1e-46"], "--bound 1e-46: such a cube has no size around "),
+        (["--occupancy", "4", "--bound", "1e-46"], "--bound 1e-46: such a cube has no size around "),
         (["--lindisp", "--near", "0"], "--lindisp needs a scene whose near is above 0"),
     ],
 )
