@@ -4,7 +4,7 @@ import re
 import pytest
 import torch
 
-from nerf_dfa.nerf import render, train, trainer
+from nerf_dfa.nerf import collapse, render, train, trainer
 from nerf_dfa.nerf.collapse import CHECK_EVERY, EARLY, FALLEN, MEDIAN_OF, RESTARTS, Collapsed, Course, seed_of, watch
 from nerf_dfa.training import Progress, Trainer
 from nerf_dfa.training.checkpoints import load_checkpoint
@@ -127,7 +127,7 @@ def test_attempts_have_seeds_of_their_own():
 
 
 SMALL = (
-    "--white_bkgd --netdepth 2 --netwidth 16 --multires 4 --N_samples 8 --N_rand 32 --N_iters 160 --i_weights 0 "
+    "--white_bkgd --netdepth 2 --netwidth 16 --multires 4 --N_samples 8 --N_rand 32 --N_iters 40 --i_weights 0 "
     "--frames 2 --i_img 0 --lrate 1e-3 --device cpu --precision fp32 --density_activation relu --output_bias mean"
 ).split()
 
@@ -147,6 +147,8 @@ def broken_at_first(monkeypatch):
             return model
 
         monkeypatch.setattr(trainer, "build_model", build_broken)
+        monkeypatch.setattr(collapse, "CHECK_EVERY", 10)  # what is broken so is seen sooner
+        monkeypatch.setattr(collapse, "CHECK_FIRST", 20)
 
     return break_first
 
@@ -161,7 +163,7 @@ def test_a_collapsed_run_begins_anew(tiny_scene, tmp_path, broken_at_first, caps
     assert "number 1 of at most 9" in said.out + said.err
     assert "number 2 of at most 9" in said.out + said.err
     metrics = json.loads((tmp_path / "anew" / "metrics.json").read_text())
-    assert (metrics["restarts"], metrics["seed"], metrics["steps"]) == (2, 0, 160)
+    assert (metrics["restarts"], metrics["seed"], metrics["steps"]) == (2, 0, 40)
 
 
 def test_a_collapsed_run_that_began_from_a_checkpoint_does_not_begin_from_nothing(tiny_scene, tmp_path, capsys):

@@ -102,7 +102,7 @@ def test_a_run_stopped_and_started_again_equals_an_unbroken_one_bit_for_bit(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_run_that_is_interrupted_or_killed_goes_on_to_the_same_weights(flags, run, tmp_path, number):
-    long = [*flags, "--N_iters", "300", "--i_weights", "5"]
+    long = [*flags, "--N_iters", "300", "--i_weights", "5", "--i_img", "0", "--i_print", "50"]
     program = subprocess.Popen(
         [sys.executable, ROOT / "train.py", *long],
         stdout=subprocess.DEVNULL,
