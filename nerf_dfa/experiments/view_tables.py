@@ -223,7 +223,8 @@ def _flags(study: Study) -> list[str]:
     for row in study.rows:
         trials = f", its rates by trials of {row.search_steps} steps" if row.search_steps else ""
         trials += "" if row.rate is None else f", its learning rate {row.rate:g} times that of the flags"
-        lines.append(f"{row.name}: `{' '.join(row.flags)}`{trials}")
+        flags = f"`{' '.join(row.flags)}`" if row.flags else "no flags of its own"
+        lines.append(f"{row.name}: {flags}{trials}")
     return [f"* {line}" for line in lines]
 
 
