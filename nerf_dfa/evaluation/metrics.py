@@ -55,14 +55,15 @@ def to_uint8(
     """8-bit values of colours in [0, 1], rounded to the nearest; values outside are clipped.
 
     Raises:
-        ValueError: a value is not a number, which only a diverged network renders.
+        UserError: a value is not a number, which only a diverged network renders.
     """
+    if bool((image.isnan() if isinstance(image, Tensor) else np.isnan(image)).any()):
+        raise UserError(
+            "the image holds values that are not numbers (NaN): the network has diverged; go on from an earlier "
+            "checkpoint, by a lower --lrate"
+        )
     if isinstance(image, Tensor):
-        if bool(image.isnan().any()):
-            raise ValueError("the image holds values that are not numbers (NaN)")
         return (image.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
-    if np.isnan(image).any():
-        raise ValueError("the image holds values that are not numbers (NaN)")
     return np.rint(np.clip(image.astype(np.float32), 0, 1) * 255).astype(np.uint8)
 
 

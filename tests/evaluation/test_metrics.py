@@ -70,7 +70,7 @@ class TestRounding:
 
     @pytest.mark.parametrize("image", [torch.tensor([math.nan]), np.array([math.nan])])
     def test_refuses_nan(self, image):
-        with pytest.raises(ValueError, match="NaN"):
+        with pytest.raises(UserError, match="NaN"):
             to_uint8(image)
 
 

@@ -195,4 +195,4 @@ def test_views_that_are_no_numbers_are_an_error_of_one_line(flags, run, capsys):
     torch.save(contents, path)
     capsys.readouterr()
     assert render.main(["--run", str(run)]) == 2
-    assert re.search(r"error: the networks' colours are no numbers", capsys.readouterr().err.splitlines()[-1])
+    assert re.search(r"error: the image holds values that are not numbers", capsys.readouterr().err.splitlines()[-1])

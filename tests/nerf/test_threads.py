@@ -35,6 +35,6 @@ def test_threads_make_the_same_picture(tiny_scene, field, learner):
             )
         )
     torch.set_num_threads(threads)
-    for one, four in zip(*pictures, strict=True):
-        torch.testing.assert_close(one, four, rtol=0, atol=0)
+    for one, other in zip(*pictures, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
     assert pictures[0].rgb.std() > 0
